@@ -1,0 +1,131 @@
+//! Weight types: what a tensor's bytes mean. One file per format, one row per type in [`TYPES`].
+
+/// A tensor type of the GGUF container, by its ggml name.
+#[allow(non_camel_case_types)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The names are the documentation: they are ggml's.
+pub enum Type {
+    F32,
+    F16,
+    BF16,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q8_1,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    Q8_K,
+    IQ1_S,
+    IQ1_M,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ3_XXS,
+    IQ3_S,
+    IQ4_NL,
+    IQ4_XS,
+    TQ1_0,
+    TQ2_0,
+    MXFP4,
+}
+
+/// One row of [`TYPES`]: type, ggml's number for it, name, values in a block, bytes in a block.
+pub type Row = (Type, u32, &'static str, usize, usize);
+
+/// Every type that a GGUF file may name (ggml's `enum ggml_type` and block structs).
+#[rustfmt::skip]
+pub const TYPES: &[Row] = &[
+    (Type::F32,      0, "F32",       1,   4),
+    (Type::F16,      1, "F16",       1,   2),
+    (Type::Q4_0,     2, "Q4_0",     32,  18),
+    (Type::Q4_1,     3, "Q4_1",     32,  20),
+    (Type::Q5_0,     6, "Q5_0",     32,  22),
+    (Type::Q5_1,     7, "Q5_1",     32,  24),
+    (Type::Q8_0,     8, "Q8_0",     32,  34),
+    (Type::Q8_1,     9, "Q8_1",     32,  36),
+    (Type::Q2_K,    10, "Q2_K",    256,  84),
+    (Type::Q3_K,    11, "Q3_K",    256, 110),
+    (Type::Q4_K,    12, "Q4_K",    256, 144),
+    (Type::Q5_K,    13, "Q5_K",    256, 176),
+    (Type::Q6_K,    14, "Q6_K",    256, 210),
+    (Type::Q8_K,    15, "Q8_K",    256, 292),
+    (Type::IQ2_XXS, 16, "IQ2_XXS", 256,  66),
+    (Type::IQ2_XS,  17, "IQ2_XS",  256,  74),
+    (Type::IQ3_XXS, 18, "IQ3_XXS", 256,  98),
+    (Type::IQ1_S,   19, "IQ1_S",   256,  50),
+    (Type::IQ4_NL,  20, "IQ4_NL",   32,  18),
+    (Type::IQ3_S,   21, "IQ3_S",   256, 110),
+    (Type::IQ2_S,   22, "IQ2_S",   256,  82),
+    (Type::IQ4_XS,  23, "IQ4_XS",  256, 136),
+    (Type::I8,      24, "I8",        1,   1),
+    (Type::I16,     25, "I16",       1,   2),
+    (Type::I32,     26, "I32",       1,   4),
+    (Type::I64,     27, "I64",       1,   8),
+    (Type::F64,     28, "F64",       1,   8),
+    (Type::IQ1_M,   29, "IQ1_M",   256,  56),
+    (Type::BF16,    30, "BF16",      1,   2),
+    (Type::TQ1_0,   34, "TQ1_0",   256,  54),
+    (Type::TQ2_0,   35, "TQ2_0",   256,  66),
+    (Type::MXFP4,   39, "MXFP4",    32,  17),
+];
+
+impl Type {
+    fn row(self) -> &'static Row {
+        // Every variant has a row (a test visits them), so the fallback is never taken.
+        TYPES.iter().find(|row| row.0 == self).unwrap_or(&TYPES[0])
+    }
+
+    /// The type with ggml's number `id`.
+    pub fn from_id(id: u32) -> Option<Type> {
+        TYPES.iter().find(|row| row.1 == id).map(|row| row.0)
+    }
+
+    /// The type called `name`, in any case (`q8_0`, `F16`).
+    pub fn from_name(name: &str) -> Option<Type> {
+        TYPES.iter().find(|row| row.2.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    /// ggml's number for this type.
+    pub fn id(self) -> u32 {
+        self.row().1
+    }
+
+    /// ggml's name for this type.
+    pub fn name(self) -> &'static str {
+        self.row().2
+    }
+
+    /// How many values share one block.
+    pub fn block_len(self) -> usize {
+        self.row().3
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        self.row().4
+    }
+
+    /// Bytes of a row of `n` values; `None` when `n` is not a whole number of blocks or the product overflows.
+    pub fn row_bytes(self, n: u64) -> Option<u64> {
+        let block = self.block_len() as u64;
+        if !n.is_multiple_of(block) {
+            return None;
+        }
+        (n / block).checked_mul(self.block_bytes() as u64)
+    }
+
+    /// Bits that one weight takes, the block's scales included.
+    pub fn bits_per_weight(self) -> f32 {
+        self.block_bytes() as f32 * 8.0 / self.block_len() as f32
+    }
+}
