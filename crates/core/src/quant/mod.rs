@@ -2,7 +2,7 @@
 
 mod activation;
 mod block;
-pub mod float;
+mod float;
 mod q4_0;
 mod q8_0;
 
@@ -10,7 +10,7 @@ use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
 pub(crate) use q4_0::Q4_0;
-pub(crate) use q8_0::Q8_0;
+pub(crate) use q8_0::{Q8_0, round_to_i8};
 
 /// What every format file implements, in this order.
 pub(crate) trait Format {
