@@ -13,3 +13,6 @@ pub mod workers;
 pub mod kv;
 pub mod ops;
 pub mod gguf;
+pub mod model;
+pub mod plan;
+pub mod engine;

@@ -100,7 +100,7 @@ pub fn exp2_neg_fixed(y: u64) -> u64 {
     // Horner's rule from the 21st term: 1 - z/1 (1 - z/2 (1 - z/3 ...)); every bracket lies between 0 and 1.
     let mut sum = one;
     for k in (1..=21).rev() {
-        sum = one - (z * sum >> 64) / k;
+        sum = one - ((z * sum) >> 64) / k;
     }
     let shifted = sum >> whole.min(127);
     shifted.min(u128::from(u64::MAX)) as u64

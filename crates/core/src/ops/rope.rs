@@ -5,6 +5,7 @@
 
 use super::math::{exp2_neg_fixed, log2_fixed, sin_cos_turn};
 use super::norm::Vector;
+use crate::simd::{Kernel, Simd};
 
 /// Which two values of a head turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl Rope<'_> {
     }
 
     /// Turns one head by the `angles` of its position.
-    #[inline]
+    #[inline(always)]
     pub fn turn(layout: Layout, angles: &[f32], head: &mut [f32]) {
         let (angles, _) = angles.as_chunks::<2>();
         match layout {
@@ -136,6 +137,35 @@ impl Rope<'_> {
                 for (([cos, sin], a), b) in angles.iter().zip(first).zip(second) {
                     (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
                 }
+            }
+        }
+    }
+}
+
+/// Turns every head of every token where it lies.
+pub struct Turn<'a> {
+    /// Which values turn together.
+    pub layout: Layout,
+    /// (tokens, n_rot): cosine and sine of every frequency.
+    pub angles: &'a [f32],
+    /// Values of a head that turn; the rest stay.
+    pub n_rot: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// (tokens, heads, head_dim).
+    pub heads: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let n_tokens = self.angles.len() / self.n_rot;
+        let width = self.heads.len() / n_tokens;
+        for (angles, heads) in self.angles.chunks_exact(self.n_rot).zip(self.heads.chunks_exact_mut(width)) {
+            for head in heads.chunks_exact_mut(self.head_dim) {
+                Rope::turn(self.layout, angles, &mut head[..self.n_rot]);
             }
         }
     }
