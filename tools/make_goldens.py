@@ -11,6 +11,7 @@ whose logits are right to `MARGIN / 2` has no excuse for another token.
 """
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -177,14 +178,19 @@ def draw_weights(model, seed):
 
 
 @torch.no_grad()
-def golden(model, prompt, n_new):
-    """The golden tensors of `prompt`, and the smallest gap between the best two logits of a greedy step."""
+def golden(model, prompt, n_new, end=None):
+    """The golden tensors of `prompt`, and the smallest gap between the best two logits of a greedy step.
+
+    The token `end`, if it comes, ends the ids and is not one of them.
+    """
     ids, gap = list(prompt), float("inf")
     logits = model(torch.tensor([ids])).logits[0].float()
     for _ in range(n_new):
         last = model(torch.tensor([ids])).logits[0, -1].float()
         best = last.topk(2).values
         gap = min(gap, (best[0] - best[1]).item())
+        if last.argmax().item() == end:
+            break
         ids.append(last.argmax().item())
     tensors = {"input_ids": np.array(prompt, np.int32), "logits": logits.numpy(), "greedy_ids": np.array(ids, np.int32)}
     return tensors, gap
@@ -223,12 +229,50 @@ def make_case(root, name):
     return size
 
 
+# What `run -t 0 -n 256` of llama2.c is asked; bytes that are no character of tok512 make it fall back to bytes.
+STORIES = {
+    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
+    "babyllama": ("babyllama.bin", "babyllama.tok.bin", ["Once upon a time", "", "The dog said"]),
+}
+
+
+def make_stories(root, data):
+    """Writes what llama2.c's models tell: `NAME.json` (prompts, ids, text) and the last logits of each prompt."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, (checkpoint, pieces, prompts) in STORIES.items():
+        model = llama2c.load_hf(data / checkpoint)
+        model.set_attn_implementation("eager")
+        tokenizer = llama2c.Tokenizer(data / pieces, model.config.vocab_size)
+        told, last_logits = [], {}
+        for index, prompt in enumerate(prompts):
+            ids = tokenizer.encode(prompt)
+            # `run` takes at most 256 steps, each one token after BOS, and no more than the model was trained on.
+            tensors, gap = golden(model, ids, min(257, model.config.max_position_embeddings) - len(ids), end=1)
+            greedy = tensors["greedy_ids"].tolist()
+            text = tokenizer.decode(greedy).decode("utf-8", "replace")
+            told.append({"prompt": prompt, "prompt_ids": ids, "greedy_ids": greedy, "text": text})
+            last_logits[f"logits_{index}"] = tensors["logits"][-1].copy()
+            print(f"{name}: {prompt!r}, {len(greedy)} ids, gap {gap:.5f}")
+        (root / f"{name}.json").write_text(dump(told))
+        save_file(last_logits, root / f"{name}.safetensors")
+
+
+def dump(told):
+    """JSON with one line per value."""
+    lines = [",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in story.items()) for story in told]
+    return "[\n" + ",\n".join(f" {{\n{line}\n }}" for line in lines) + "\n]\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("testdata", type=Path)
     parser.add_argument("cases", nargs="*", help="names of the cases to write; all when none is given")
+    parser.add_argument("--stories", action="store_true", help="write testdata/stories from the shared data instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.stories:
+        data = Path(os.environ.get("SMIDGEN_DATA", "../shared/data"))
+        return make_stories(arguments.testdata / "stories", data / "llama2c")
     total = sum(make_case(arguments.testdata / "hf", name) for name in arguments.cases or CASES)
     print(f"{total} bytes in all")
 

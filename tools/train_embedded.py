@@ -170,7 +170,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("teach")
     command.add_argument("out")
-    command.add_argument("--batches", type=int, default=48)
+    command.add_argument("--batches", type=int, default=24)
     command = commands.add_parser("train")
     command.add_argument("taught")
     command.add_argument("out")
