@@ -18,6 +18,7 @@ mod open;
 mod progress;
 mod quant;
 pub mod source;
+pub mod threads;
 
 pub use convert::{ConvertOptions, Summary, convert};
 pub use error::{Error, Flaw};
