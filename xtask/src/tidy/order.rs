@@ -6,15 +6,16 @@ use super::{Finding, Source};
 /// The modules of core in the order of their dependency: each may use those above it.
 const ORDER: &[&str] = &[
     "bytes",
+    "half",
     "simd",
     "arena",
     "workers",
     "quant",
+    "kv",
     "ops",
     "gguf",
     "tokenizer",
     "model",
-    "kv",
     "plan",
     "engine",
     "sample",

@@ -2,7 +2,7 @@
 
 mod activation;
 mod block;
-pub mod float;
+mod float;
 mod q4_0;
 mod q8_0;
 
@@ -10,7 +10,7 @@ use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
 pub(crate) use q4_0::Q4_0;
-pub(crate) use q8_0::Q8_0;
+pub(crate) use q8_0::{Q8_0, round_to_i8};
 
 /// What every format file implements, in this order.
 pub(crate) trait Format {
@@ -213,7 +213,7 @@ impl Type {
     /// When `row` is not a whole number of blocks or `out` has another number of them.
     pub fn quantize(self, row: &[f32], out: &mut [u8]) -> Result<(), Unsupported> {
         assert_eq!(self.row_bytes(row.len() as u64), Some(out.len() as u64), "whole blocks");
-        with_format!(self, F => Ok(F::quantize(row, out)), _ => Err(Unsupported(self)))
+        with_format!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
     /// Reads little-endian blocks into `out`.
@@ -225,7 +225,7 @@ impl Type {
     /// When `out` is not a whole number of blocks or `row` has another number of them.
     pub fn dequantize(self, row: &[u8], out: &mut [f32]) -> Result<(), Unsupported> {
         assert_eq!(self.row_bytes(out.len() as u64), Some(row.len() as u64), "whole blocks");
-        with_format!(self, F => Ok(F::dequantize(row, out)), _ => Err(Unsupported(self)))
+        with_format!(self, F => { F::dequantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
     /// Turns whole little-endian blocks into big-endian ones, or back.
@@ -233,6 +233,6 @@ impl Type {
     /// # Errors
     /// A type whose byte map is not known.
     pub fn swap_endian(self, blocks: &mut [u8]) -> Result<(), Unsupported> {
-        with_format!(self, F => Ok(F::swap_endian(blocks)), _ => Err(Unsupported(self)))
+        with_format!(self, F => { F::swap_endian(blocks); Ok(()) }, _ => Err(Unsupported(self)))
     }
 }

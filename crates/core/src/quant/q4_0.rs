@@ -4,8 +4,8 @@
 //! value `i + 16` in its high half. A value is `d * (q - 8)`.
 
 use super::block::{self, Block};
-use super::float::{f16_to_f32, f32_to_f16};
 use super::{Activation, Format, TILE, Type};
+use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.

@@ -3,8 +3,8 @@
 //! Byte map, 34 bytes: scale `d` as f16 (0..2), 32 signed bytes `q` (2..34). A value is `d * q`.
 
 use super::block::{self, Block};
-use super::float::{f16_to_f32, f32_to_f16};
 use super::{Activation, Format, TILE, Type};
+use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.

@@ -1,7 +1,7 @@
 //! The definition of every vector operation, in plain Rust.
 
 use super::{BLOCK, LANES, Simd, TILE};
-use crate::quant::float::{bf16_to_f32, f16_to_f32};
+use crate::half::{bf16_to_f32, f16_to_f32};
 
 /// The instruction set that every CPU has.
 #[derive(Clone, Copy, Debug)]
