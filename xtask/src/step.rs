@@ -71,11 +71,10 @@ impl Report {
 }
 
 /// Prints one line, in order with what the steps' programs print.
-#[allow(clippy::print_stdout)] // This is a program for developers, and its output is what it is for.
 pub(crate) fn say(line: &str) {
-    println!("{line}");
+    let mut stdout = std::io::stdout().lock();
     // When nobody listens any more there is nobody to tell.
-    let _ = std::io::stdout().flush();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
 /// A program to be run in the root of the workspace without an input.

@@ -1,4 +1,4 @@
-//! The two system calls that the program needs, and where the kernel enters it, for each instruction set.
+//! The three system calls that the program needs, and where the kernel enters it, for each instruction set.
 //!
 //! The calling conventions are those of `man 2 syscall`. `smidgen_system_call(number, a, b, c)` takes its arguments as
 //! the C convention passes them and gives back what the kernel does; `_start` aligns the stack and calls `smidgen_start`.
@@ -92,12 +92,33 @@ unsafe extern "C" {
     fn smidgen_system_call(number: usize, a: usize, b: usize, c: usize) -> isize;
 }
 
+/// The kernel's numbers for these calls.
+struct Numbers {
+    read: usize,
+    write: usize,
+    exit: usize,
+}
+
 #[cfg(target_arch = "x86_64")]
-const WRITE_AND_EXIT: (usize, usize) = (1, 60);
+const NUMBERS: Numbers = Numbers { read: 0, write: 1, exit: 60 };
 #[cfg(target_arch = "aarch64")]
-const WRITE_AND_EXIT: (usize, usize) = (64, 93);
+const NUMBERS: Numbers = Numbers { read: 63, write: 64, exit: 93 };
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const WRITE_AND_EXIT: (usize, usize) = (4, 1);
+const NUMBERS: Numbers = Numbers { read: 3, write: 4, exit: 1 };
+
+/// Reads standard input to its end into `buffer`; `None` when it does not fit or cannot be read.
+pub fn read_all(buffer: &mut [u8]) -> Option<&[u8]> {
+    let mut filled = 0;
+    loop {
+        let room = buffer.get_mut(filled..).filter(|room| !room.is_empty())?;
+        // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which nothing else refers to.
+        let n = unsafe { smidgen_system_call(NUMBERS.read, 0, room.as_mut_ptr() as usize, room.len()) };
+        match usize::try_from(n).ok()? {
+            0 => return buffer.get(..filled),
+            n => filled += n,
+        }
+    }
+}
 
 /// The standard output of the process.
 pub struct Stdout;
@@ -107,7 +128,7 @@ impl fmt::Write for Stdout {
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             // SAFETY: the kernel reads at most `rest.len()` bytes from `rest`, which lives until the call returns.
-            let written = unsafe { smidgen_system_call(WRITE_AND_EXIT.0, 1, rest.as_ptr() as usize, rest.len()) };
+            let written = unsafe { smidgen_system_call(NUMBERS.write, 1, rest.as_ptr() as usize, rest.len()) };
             let written = usize::try_from(written).ok().filter(|&n| n > 0).ok_or(fmt::Error)?;
             rest = rest.get(written..).ok_or(fmt::Error)?;
         }
@@ -119,7 +140,7 @@ impl fmt::Write for Stdout {
 pub fn exit(status: u8) -> ! {
     loop {
         // SAFETY: this call takes no pointer, and the process is over when it returns.
-        unsafe { smidgen_system_call(WRITE_AND_EXIT.1, status.into(), 0, 0) };
+        unsafe { smidgen_system_call(NUMBERS.exit, status.into(), 0, 0) };
     }
 }
 
