@@ -231,7 +231,7 @@ def make_case(root, name):
 
 # What `run -t 0 -n 256` of llama2.c is asked; bytes that are no character of tok512 make it fall back to bytes.
 STORIES = {
-    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
+    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Zoo", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
     "babyllama": ("babyllama.bin", "babyllama.tok.bin", ["Once upon a time", "", "The dog said"]),
 }
 
