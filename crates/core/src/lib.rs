@@ -5,5 +5,14 @@
 #![deny(unsafe_code)]
 
 pub mod bytes;
-pub mod gguf;
+pub mod half;
+pub mod simd;
 pub mod quant;
+pub mod arena;
+pub mod workers;
+pub mod kv;
+pub mod ops;
+pub mod gguf;
+pub mod model;
+pub mod plan;
+pub mod engine;

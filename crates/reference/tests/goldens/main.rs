@@ -1,0 +1,4 @@
+//! The oracle against `transformers` and against itself.
+
+mod golden;
+mod stories;
