@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use smidgen_core::plan::CacheType;
+use smidgen_core::kv::CacheType;
 use smidgen_core::quant::Type;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ pub struct ModelArgs {
     #[arg(short = 'm', long = "model", value_name = "MODEL", conflicts_with = "bare")]
     flag: Option<String>,
 
+    #[allow(missing_docs)] // A doc comment here would become the help text of the whole command.
     #[command(flatten)]
     pub import: ImportArgs,
 
@@ -66,11 +67,11 @@ pub struct EngineArgs {
     pub threads: Option<usize>,
 
     /// Type of the keys in the cache
-    #[arg(long, alias = "cache-type-k", value_name = "TYPE", default_value = "f16", ignore_case = true, value_parser = cache_type())]
+    #[arg(long, alias = "cache-type-k", value_name = "TYPE", default_value = "f32", ignore_case = true, value_parser = cache_type())]
     pub ctk: CacheType,
 
     /// Type of the values in the cache
-    #[arg(long, alias = "cache-type-v", value_name = "TYPE", default_value = "f16", ignore_case = true, value_parser = cache_type())]
+    #[arg(long, alias = "cache-type-v", value_name = "TYPE", default_value = "f32", ignore_case = true, value_parser = cache_type())]
     pub ctv: CacheType,
 
     /// Memory that the process may take, such as 200M; if it needs more, nothing is loaded (exit 3)
@@ -187,11 +188,7 @@ fn named<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Valu
 }
 
 fn cache_type() -> impl TypedValueParser<Value = CacheType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).map(|name| match name.to_ascii_lowercase().as_str() {
-        "f32" => CacheType::F32,
-        "f16" => CacheType::F16,
-        _ => CacheType::Q8_0,
-    })
+    PossibleValuesParser::new(["f32", "f16", "q8_0"]).try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -12,6 +12,9 @@ use smidgen_host::Progress;
 use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
+/// Batches of a prompt between two looks at the progress bar and at Ctrl-C; each such step computes logits once.
+const BATCHES_PER_STEP: usize = 4;
+
 /// Why the text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,7 +98,7 @@ impl<'a> Generator<'a> {
         let mut first = None;
         let mut left = new.len();
         bar.begin("prompt", new.len() as u64);
-        for batch in new.chunks(session.settings.limits.batch_tokens) {
+        for batch in new.chunks(BATCHES_PER_STEP * session.settings.limits.batch_tokens) {
             if interrupt.is_pressed() {
                 break;
             }

@@ -57,7 +57,9 @@ impl Source {
     pub fn open(args: &ModelArgs) -> Result<Self, Failure> {
         let Some(name) = args.name() else {
             if args.import.outtype.is_some() || args.import.tokenizer.is_some() {
-                return Err(Failure::Input("--outtype and --tokenizer need a MODEL; the embedded one has its own".into()));
+                return Err(Failure::Input(
+                    "--outtype and --tokenizer need a MODEL; the embedded one has its own".into(),
+                ));
             }
             return Ok(Self { name: EMBEDDED_NAME.to_owned(), image: Image::Embedded });
         };
@@ -154,7 +156,13 @@ impl Budget {
     ///
     /// # Errors
     /// A vocabulary that cannot be read.
-    pub fn new(source: &Source, gguf: &Gguf<'_>, model: &Model<'_>, plan: &Plan, limits: &Limits) -> Result<Self, Failure> {
+    pub fn new(
+        source: &Source,
+        gguf: &Gguf<'_>,
+        model: &Model<'_>,
+        plan: &Plan,
+        limits: &Limits,
+    ) -> Result<Self, Failure> {
         let index = Tokenizer::arena_bytes(gguf).map_err(|error| source.refused(error))?;
         let mut lines = Vec::with_capacity(plan.spans().len() + 5);
         let mut add = |name: &str, bytes: usize| lines.push(Line { name: name.to_owned(), bytes: bytes as u64 });
@@ -204,13 +212,8 @@ impl Settings {
             let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
             parts.clamp(1, smidgen_host::machine::n_cores())
         });
-        let limits = Limits {
-            context_tokens,
-            batch_tokens: args.batch.min(context_tokens.max(1)),
-            n_threads,
-            cache_k: args.ctk,
-            cache_v: args.ctv,
-        };
+        let limits =
+            Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv };
         Ok(Self { limits, isa: choose_isa(args.isa.as_deref())? })
     }
 }
@@ -279,7 +282,8 @@ pub fn with_session<R>(
         }
     };
     let mut arena = vec![0; plan.arena_bytes()];
-    let engine = Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
+    let engine =
+        Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
     let mut session = Session {
         name: &source.name,
         gguf: &gguf,

@@ -117,7 +117,10 @@ mod tests {
 
     #[test]
     fn thousands_are_apart() {
-        assert_eq!(["999", "1,000", "1,234,567"], [count(999), count(1000), count(1_234_567)].each_ref().map(|s| &s[..]));
+        assert_eq!(
+            ["999", "1,000", "1,234,567"],
+            [count(999), count(1000), count(1_234_567)].each_ref().map(|s| &s[..])
+        );
     }
 
     #[test]

@@ -121,7 +121,8 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)).map_err(unreadable)?;
         }
     }
-    let text = String::from_utf8(out).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let text = String::from_utf8(out)
+        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from_safe_string(text))
 }
 
@@ -161,7 +162,8 @@ mod tests {
             {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
             {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
         let text = render(source, &[message("user", "Hi")]).unwrap();
-        let expected = "<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let expected =
+            "<|im_start|>system\nYou are helpful<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(text, expected);
     }
 

@@ -77,7 +77,8 @@ fn template(flags: &Flags, session: &Session<'_>) -> Result<Template, Failure> {
         Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::reading(path, &error))?,
         None => {
             let stored = session.gguf.get("tokenizer.chat_template").and_then(|value| value.as_str());
-            let missing = "the model has no chat template (tokenizer.chat_template); give --chat-template-file, or use run";
+            let missing =
+                "the model has no chat template (tokenizer.chat_template); give --chat-template-file, or use run";
             String::from_utf8_lossy(stored.ok_or_else(|| session.refused(missing))?).into_owned()
         }
     };

@@ -46,7 +46,9 @@ impl Flags {
         let output = self.output.as_deref().or_else(|| bare.next().map(Path::new));
         match (model, output, bare.next()) {
             (Some(model), Some(output), None) => Ok((model, output)),
-            (_, _, Some(extra)) => Err(Failure::Input(format!("convert: '{}' is one path too many", extra.escape_default()))),
+            (_, _, Some(extra)) => {
+                Err(Failure::Input(format!("convert: '{}' is one path too many", extra.escape_default())))
+            }
             _ => Err(Failure::Input("convert: give a MODEL to read and a file OUT to write".to_owned())),
         }
     }

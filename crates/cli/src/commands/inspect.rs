@@ -103,7 +103,9 @@ impl Shown {
             Value::I16(x) => Shown::Signed(x.into()),
             Value::I32(x) => Shown::Signed(x.into()),
             Value::I64(x) => Shown::Signed(x),
-            Value::U8(_) | Value::U16(_) | Value::U32(_) | Value::U64(_) => Shown::Unsigned(value.as_u64().unwrap_or(0)),
+            Value::U8(_) | Value::U16(_) | Value::U32(_) | Value::U64(_) => {
+                Shown::Unsigned(value.as_u64().unwrap_or(0))
+            }
         }
     }
 }

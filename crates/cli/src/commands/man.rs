@@ -22,7 +22,9 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
             Some(subcommand) => subcommand.clone(),
             None => {
                 let name = name.escape_default();
-                return Err(Failure::Input(format!("man: there is no subcommand '{name}'; 'smidgen --help' lists them")));
+                return Err(Failure::Input(format!(
+                    "man: there is no subcommand '{name}'; 'smidgen --help' lists them"
+                )));
             }
         },
     };

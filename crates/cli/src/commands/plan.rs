@@ -7,8 +7,9 @@ use crate::report::{self, Table, count};
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::gguf::{Gguf, Tensor};
+use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
-use smidgen_core::plan::{CacheType, Limits, Plan};
+use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::quant::Type;
 use std::io::Write;
 
@@ -49,19 +50,14 @@ struct Report<'a> {
 #[derive(Serialize)]
 struct Choice {
     weights: &'static str,
-    cache_k: &'static str,
-    cache_v: &'static str,
+    /// The type of keys and values alike.
+    cache: &'static str,
     context_tokens: usize,
     total_bytes: u64,
 }
 
 /// The types that the cache can have, the most exact first.
-const CACHE_TYPES: [(CacheType, &str); 3] =
-    [(CacheType::F32, "f32"), (CacheType::F16, "f16"), (CacheType::Q8_0, "q8_0")];
-
-fn name(kind: CacheType) -> &'static str {
-    CACHE_TYPES.iter().find(|(other, _)| *other == kind).map_or("?", |(_, name)| name)
-}
+const CACHE_TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Q8_0];
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let source = Source::open(&flags.model)?;
@@ -80,8 +76,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         context_train: model.hparams().context_train,
         batch_tokens: limits.batch_tokens,
         threads: limits.n_threads,
-        cache_k: name(limits.cache_k),
-        cache_v: name(limits.cache_v),
+        cache_k: limits.cache_k.name(),
+        cache_v: limits.cache_v.name(),
         lines: &budget.lines,
         planned_bytes: budget.total(),
         process_bytes: PROCESS_BYTES,
@@ -115,9 +111,9 @@ impl Question<'_> {
             if weights != "as stored" && saved == 0 {
                 continue;
             }
-            for (cache, cache_name) in CACHE_TYPES {
+            for cache in CACHE_TYPES {
                 if let Some((context_tokens, total_bytes)) = self.longest(cache, saved, ram) {
-                    choices.push(Choice { weights, cache_k: cache_name, cache_v: cache_name, context_tokens, total_bytes });
+                    choices.push(Choice { weights, cache: cache.name(), context_tokens, total_bytes });
                 }
             }
         }
@@ -128,13 +124,7 @@ impl Question<'_> {
     /// what it takes in all.
     fn longest(&self, cache: CacheType, saved: u64, ram: u64) -> Option<(usize, u64)> {
         let total = |context_tokens: usize| {
-            let limits = Limits {
-                context_tokens,
-                batch_tokens: self.limits.batch_tokens.min(context_tokens),
-                cache_k: cache,
-                cache_v: cache,
-                ..self.limits
-            };
+            let limits = Limits { context_tokens, cache_k: cache, cache_v: cache, ..self.limits };
             let plan = Plan::new(self.model, &limits).ok()?;
             let budget = Budget::new(self.source, self.gguf, self.model, &plan, &limits).ok()?;
             Some(budget.with_process() - saved).filter(|&bytes| bytes <= ram)
@@ -199,7 +189,7 @@ fn for_people(report: &Report<'_>) -> String {
     options.row(["weights", "cache", "longest context", "in all"].map(str::to_owned));
     for choice in &report.options {
         let context = format!("-c {}", choice.context_tokens);
-        let cache = format!("--ctk {0} --ctv {0}", choice.cache_k);
+        let cache = format!("--ctk {0} --ctv {0}", choice.cache);
         options.row([choice.weights.to_owned(), cache, context, report::bytes(choice.total_bytes)]);
     }
     out += &format!("What would (q8_0 weights: convert --outtype q8_0 --fallback f16):\n{}", options.render(&[3]));

@@ -146,10 +146,7 @@ fn continue_text(
     let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
     let keeps = flags.json || flags.output.is_some();
     let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
-    let mut sink = Sink {
-        kept: keeps.then(|| Vec::with_capacity(room)),
-        stdout: (!keeps).then_some(&mut *stdout),
-    };
+    let mut sink = Sink { kept: keeps.then(|| Vec::with_capacity(room)), stdout: (!keeps).then_some(&mut *stdout) };
     if sink.stdout.is_some() {
         sink.write(prompt.as_bytes())?;
     }
