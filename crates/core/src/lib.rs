@@ -16,3 +16,4 @@ pub mod gguf;
 pub mod model;
 pub mod plan;
 pub mod engine;
+pub mod sample;
