@@ -1,15 +1,13 @@
 //! From prompt ids to new ids and their text: the loop that `run` and `chat` share.
 
-use crate::args::{EndingArgs, SamplingArgs};
+use crate::args::EndingArgs;
 use crate::failure::Failure;
 use crate::interrupt::Guard;
 use crate::load::Session;
 use crate::progress::Bar;
 use crate::stop::StopStrings;
-use smidgen_core::gguf::Gguf;
-use smidgen_core::sample::{SampleParams, Sampler};
+use smidgen_core::sample::Sampler;
 use smidgen_host::Progress;
-use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
 /// Batches of a prompt between two looks at the progress bar and at Ctrl-C; each such step computes logits once.
@@ -183,27 +181,4 @@ impl<'a> Generator<'a> {
 
 fn refused(name: &str, error: impl std::fmt::Display) -> Failure {
     Failure::Input(format!("{name}: {error}"))
-}
-
-/// What the flags, the model's own metadata and llama.cpp's defaults say about sampling, in this order.
-pub fn sampling(args: &SamplingArgs, gguf: &Gguf<'_>, context_tokens: usize) -> SampleParams {
-    let of_model = |key: &str| gguf.get(key).and_then(|value| value.as_f32()).filter(|x| x.is_finite() && *x >= 0.0);
-    let value = |flag: Option<f32>, key: &str, default: f32| flag.or_else(|| of_model(key)).unwrap_or(default);
-    let top_k = args.top_k.or_else(|| of_model("general.sampling.top_k").map(|k| k as usize));
-    SampleParams {
-        temperature: value(args.temp, "general.sampling.temp", 0.8),
-        top_k: top_k.unwrap_or(40),
-        top_p: value(args.top_p, "general.sampling.top_p", 0.95),
-        min_p: value(args.min_p, "general.sampling.min_p", 0.05),
-        repeat_penalty: args.repeat_penalty,
-        repeat_last_n: usize::try_from(args.repeat_last_n).unwrap_or(context_tokens),
-        presence_penalty: args.presence_penalty,
-        frequency_penalty: args.frequency_penalty,
-        seed: seed(args.seed),
-    }
-}
-
-/// The seed asked for, or for a negative one another each time (32 bits, so that JSON and people can repeat it).
-fn seed(asked: i64) -> u64 {
-    u64::try_from(asked).unwrap_or_else(|_| std::hash::RandomState::new().build_hasher().finish() >> 32)
 }

@@ -13,6 +13,7 @@ pub mod npy;
 pub mod progress;
 pub mod prompt;
 pub mod report;
+pub mod sampling;
 pub mod stop;
 pub mod template;
 

@@ -1,13 +1,15 @@
 //! From a model's name to an engine that is ready: every buffer belongs to a function of this file.
 
-use crate::args::{EngineArgs, ImportArgs, ModelArgs};
+use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
 use crate::failure::Failure;
 use crate::progress::Bar;
 use crate::report;
+use crate::sampling;
 use smidgen_core::engine::Engine;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
+use smidgen_core::sample::{Candidate, SampleParams, Sampler};
 use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
 use smidgen_core::workers::{Single, Workers};
@@ -161,7 +163,7 @@ impl Budget {
         gguf: &Gguf<'_>,
         model: &Model<'_>,
         plan: &Plan,
-        limits: &Limits,
+        params: &SampleParams,
     ) -> Result<Self, Failure> {
         let index = Tokenizer::arena_bytes(gguf).map_err(|error| source.refused(error))?;
         let mut lines = Vec::with_capacity(plan.spans().len() + 5);
@@ -172,7 +174,8 @@ impl Budget {
         for span in plan.spans() {
             add(span.name, span.bytes);
         }
-        add("token ids", limits.context_tokens * size_of::<u32>());
+        add("token ids", (plan.limits().context_tokens + 1) * size_of::<u32>());
+        add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
         Ok(Self { lines })
     }
 
@@ -194,6 +197,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Kernels.
     pub isa: Isa,
+    /// How tokens are chosen.
+    pub params: SampleParams,
 }
 
 impl Settings {
@@ -201,7 +206,13 @@ impl Settings {
     ///
     /// # Errors
     /// Kernels that this processor does not have.
-    pub fn new(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Result<Self, Failure> {
+    pub fn new(
+        args: &EngineArgs,
+        sampling: &SamplingArgs,
+        source: &Source,
+        gguf: &Gguf<'_>,
+        model: &Model<'_>,
+    ) -> Result<Self, Failure> {
         let trained = model.hparams().context_train;
         let context_tokens = match args.context {
             Some(0) => trained,
@@ -214,7 +225,8 @@ impl Settings {
         });
         let limits =
             Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv };
-        Ok(Self { limits, isa: choose_isa(args.isa.as_deref())? })
+        let params = sampling::params(sampling, gguf, context_tokens);
+        Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params })
     }
 }
 
@@ -260,15 +272,16 @@ impl Session<'_> {
 pub fn with_session<R>(
     source: &Source,
     args: &EngineArgs,
+    sampling: &SamplingArgs,
     began: Instant,
     work: impl FnOnce(&mut Session<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let gguf = source.gguf()?;
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
     let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
-    let settings = Settings::new(args, source, &model)?;
+    let settings = Settings::new(args, sampling, source, &gguf, &model)?;
     let plan = Plan::new(&model, &settings.limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(source, &gguf, &model, &plan, &settings.limits)?;
+    let budget = Budget::new(source, &gguf, &model, &plan, &settings.params)?;
     check_ram(args.ram, &budget)?;
 
     let mut index = vec![0; Tokenizer::arena_bytes(&gguf).map_err(|error| source.refused(error))?];
@@ -277,7 +290,13 @@ pub fn with_session<R>(
     let workers: &dyn Workers = match settings.limits.n_threads {
         1 => &Single,
         n => {
-            pool = Pool::new(n).map_err(|error| Failure::Failed(format!("cannot start {n} threads: {error}")))?;
+            pool = Pool::new(n);
+            if pool.n_workers() < n {
+                return Err(Failure::Failed(format!(
+                    "the system allows {} of {n} threads; give a smaller -t",
+                    pool.n_workers()
+                )));
+            }
             &pool
         }
     };

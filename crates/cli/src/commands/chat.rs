@@ -3,7 +3,7 @@
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
 use crate::conversation::Conversation;
 use crate::failure::{Failure, Status};
-use crate::generate::{self, Ending, Generator};
+use crate::generate::{Ending, Generator};
 use crate::interrupt::Interrupt;
 use crate::load::{self, Session, Source};
 use crate::prompt;
@@ -12,7 +12,7 @@ use crate::template::Template;
 use clap::Args;
 use rustyline::error::ReadlineError;
 use serde::Serialize;
-use smidgen_core::sample::Sampler;
+use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::tokenizer::Encode;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -54,10 +54,10 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
     let source = Source::open(&flags.model)?;
-    load::with_session(&source, &flags.engine, began, |session| {
+    load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
         let template = template(flags, session)?;
-        let params = generate::sampling(&flags.sampling, session.gguf, session.settings.limits.context_tokens);
-        let mut scratch = vec![Default::default(); Sampler::scratch_len(session.model.hparams().n_vocab)];
+        let params = session.settings.params;
+        let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
         let generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
         let context_tokens = session.settings.limits.context_tokens;
         let mut chat = Chat {

@@ -1,6 +1,6 @@
 //! `smidgen plan`: every consumer of memory to the byte, whether that fits, and what would.
 
-use crate::args::{EngineArgs, ModelArgs};
+use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
 use crate::failure::{Failure, Status};
 use crate::load::{Budget, Line, PROCESS_BYTES, Settings, Source};
 use crate::report::{self, Table, count};
@@ -11,6 +11,7 @@ use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::quant::Type;
+use smidgen_core::sample::SampleParams;
 use std::io::Write;
 
 #[derive(Args, Debug)]
@@ -20,6 +21,9 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
 
     /// Print one JSON object
     #[arg(long)]
@@ -64,10 +68,10 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let gguf = source.gguf()?;
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
     let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
-    let limits = Settings::new(&flags.engine, &source, &model)?.limits;
+    let Settings { limits, params, .. } = Settings::new(&flags.engine, &flags.sampling, &source, &gguf, &model)?;
     let plan = Plan::new(&model, &limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(&source, &gguf, &model, &plan, &limits)?;
-    let question = Question { source: &source, gguf: &gguf, model: &model, limits };
+    let budget = Budget::new(&source, &gguf, &model, &plan, &params)?;
+    let question = Question { source: &source, gguf: &gguf, model: &model, limits, params };
     let fits = flags.engine.ram.map(|ram| budget.with_process() <= ram);
     let report = Report {
         schema: "smidgen.plan/1",
@@ -99,6 +103,7 @@ struct Question<'a> {
     gguf: &'a Gguf<'a>,
     model: &'a Model<'a>,
     limits: Limits,
+    params: SampleParams,
 }
 
 impl Question<'_> {
@@ -126,7 +131,7 @@ impl Question<'_> {
         let total = |context_tokens: usize| {
             let limits = Limits { context_tokens, cache_k: cache, cache_v: cache, ..self.limits };
             let plan = Plan::new(self.model, &limits).ok()?;
-            let budget = Budget::new(self.source, self.gguf, self.model, &plan, &limits).ok()?;
+            let budget = Budget::new(self.source, self.gguf, self.model, &plan, &self.params).ok()?;
             Some(budget.with_process() - saved).filter(|&bytes| bytes <= ram)
         };
         // Every context up to `low` fits and none from `high` on does.

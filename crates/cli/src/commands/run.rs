@@ -2,7 +2,7 @@
 
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
 use crate::failure::{Failure, Status};
-use crate::generate::{self, Ending, Generator, Outcome, Prompted};
+use crate::generate::{Ending, Generator, Outcome, Prompted};
 use crate::interrupt::{Guard, Interrupt};
 use crate::load::{self, Line, Session, Source};
 use crate::npy;
@@ -10,7 +10,7 @@ use crate::prompt::{self, PromptArgs};
 use crate::report;
 use clap::Args;
 use serde::Serialize;
-use smidgen_core::sample::Sampler;
+use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::tokenizer::Encode;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -108,7 +108,9 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         }
     }
     let source = Source::open(&flags.model)?;
-    load::with_session(&source, &flags.engine, began, |session| continue_text(flags, text, session, stdout))
+    load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
+        continue_text(flags, text, session, stdout)
+    })
 }
 
 /// Where the continuation goes while it comes.
@@ -141,8 +143,8 @@ fn continue_text(
     let n_prompt = tokens.len();
     tokens.reserve_exact((context_tokens + 1).saturating_sub(n_prompt));
 
-    let params = generate::sampling(&flags.sampling, session.gguf, context_tokens);
-    let mut scratch = vec![Default::default(); Sampler::scratch_len(session.model.hparams().n_vocab)];
+    let params = session.settings.params;
+    let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
     let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
     let keeps = flags.json || flags.output.is_some();
     let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
