@@ -7,3 +7,4 @@
 pub mod bytes;
 pub mod gguf;
 pub mod quant;
+pub mod tokenizer;
