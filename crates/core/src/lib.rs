@@ -5,6 +5,16 @@
 #![deny(unsafe_code)]
 
 pub mod bytes;
-pub mod gguf;
+pub mod half;
+pub mod simd;
 pub mod quant;
+pub mod arena;
+pub mod workers;
+pub mod kv;
+pub mod ops;
+pub mod gguf;
 pub mod tokenizer;
+pub mod model;
+pub mod plan;
+pub mod engine;
+pub mod sample;

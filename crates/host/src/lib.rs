@@ -1,1 +1,25 @@
 //! Files, imports, memory maps, threads and the machine: what core leaves to an operating system.
+//!
+//! [`open`] makes any model that people have (GGUF, a Hugging Face directory, a llama2.c `.bin`) one GGUF image in memory;
+//! [`convert`] writes it to a file instead, tensor by tensor. Both read through the same [`Source`](source::Source), so
+//! a model cannot differ by the way it came in.
+
+pub mod atomic;
+mod convert;
+mod emit;
+mod error;
+pub mod gguf_source;
+pub mod gguf_write;
+pub mod hf;
+pub mod image;
+pub mod llama2c;
+pub mod machine;
+mod open;
+mod progress;
+pub mod source;
+pub mod threads;
+
+pub use convert::{ConvertOptions, Summary, convert};
+pub use error::{Error, Flaw};
+pub use open::{ModelFile, OpenOptions, open};
+pub use progress::{Progress, Silent};

@@ -10,9 +10,9 @@ pub struct Name {
 }
 
 impl Name {
-    const MAX: usize = 63;
+    const MAX: usize = 47;
 
-    /// The first 63 bytes of `name`.
+    /// The first 47 bytes of `name`.
     pub fn new(name: &[u8]) -> Self {
         let mut bytes = [0; Name::MAX];
         let len = name.len().min(Name::MAX);

@@ -1,5 +1,70 @@
 //! Weight types: what a tensor's bytes mean. One file per format, one row per type in [`TYPES`].
 
+mod activation;
+mod block;
+mod float;
+mod q4_0;
+mod q8_0;
+
+use crate::simd::{Simd, TILE};
+pub use activation::{Activation, n_blocks, quantize as quantize_activation};
+pub(crate) use float::{BF16, F16, F32};
+pub(crate) use q4_0::Q4_0;
+pub(crate) use q8_0::{Q8_0, round_to_i8};
+
+/// What every format file implements, in this order.
+pub(crate) trait Format {
+    /// The row of [`TYPES`].
+    const TYPE: Type;
+    /// Whether dot products are taken with 8-bit activations rather than floats.
+    const INTEGER: bool;
+    /// Writes whole blocks: `row` and `out` hold the same number of blocks.
+    fn quantize(row: &[f32], out: &mut [u8]);
+    /// Reads whole blocks: `row` and `out` hold the same number of blocks.
+    fn dequantize(row: &[u8], out: &mut [f32]);
+    /// Turns little-endian blocks into big-endian ones and back.
+    fn swap_endian(blocks: &mut [u8]);
+    /// The dot products of each of [`TILE`] rows with each of `T` activations: `out` is (T, TILE).
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    );
+}
+
+/// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_format {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        with_format!(@ $kind, $F => $body, $other, F32 F16 BF16 Q4_0 Q8_0)
+    };
+    (@ $kind:expr, $F:ident => $body:expr, $other:expr, $($name:ident)+) => {
+        match $kind {
+            $($crate::quant::Type::$name => {
+                type $F = $crate::quant::$name;
+                $body
+            })+
+            _ => $other,
+        }
+    };
+}
+pub(crate) use with_format;
+
+/// A type that the container knows and the engine cannot compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported(
+    /// The type.
+    pub Type,
+);
+
+impl core::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "tensor type {} is not supported yet", self.0.name())
+    }
+}
+
+impl core::error::Error for Unsupported {}
+
 /// A tensor type of the GGUF container, by its ggml name.
 #[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,5 +192,47 @@ impl Type {
     /// Bits that one weight takes, the block's scales included.
     pub fn bits_per_weight(self) -> f32 {
         self.block_bytes() as f32 * 8.0 / self.block_len() as f32
+    }
+
+    /// Whether the engine can compute with this type.
+    pub fn is_supported(self) -> bool {
+        with_format!(self, F => F::TYPE == self, _ => false)
+    }
+
+    /// Whether dot products with this type read activations as 8-bit integers.
+    pub fn is_integer(self) -> bool {
+        with_format!(self, F => F::INTEGER, _ => false)
+    }
+
+    /// Writes `row` into `out` as little-endian blocks.
+    ///
+    /// # Errors
+    /// A type without a quantizer.
+    ///
+    /// # Panics
+    /// When `row` is not a whole number of blocks or `out` has another number of them.
+    pub fn quantize(self, row: &[f32], out: &mut [u8]) -> Result<(), Unsupported> {
+        assert_eq!(self.row_bytes(row.len() as u64), Some(out.len() as u64), "whole blocks");
+        with_format!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
+    }
+
+    /// Reads little-endian blocks into `out`.
+    ///
+    /// # Errors
+    /// A type that the engine cannot read.
+    ///
+    /// # Panics
+    /// When `out` is not a whole number of blocks or `row` has another number of them.
+    pub fn dequantize(self, row: &[u8], out: &mut [f32]) -> Result<(), Unsupported> {
+        assert_eq!(self.row_bytes(out.len() as u64), Some(row.len() as u64), "whole blocks");
+        with_format!(self, F => { F::dequantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
+    }
+
+    /// Turns whole little-endian blocks into big-endian ones, or back.
+    ///
+    /// # Errors
+    /// A type whose byte map is not known.
+    pub fn swap_endian(self, blocks: &mut [u8]) -> Result<(), Unsupported> {
+        with_format!(self, F => { F::swap_endian(blocks); Ok(()) }, _ => Err(Unsupported(self)))
     }
 }

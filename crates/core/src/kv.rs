@@ -1,0 +1,208 @@
+//! The cache of keys and values of earlier positions, in 32, 16 or 8 bits a value.
+
+use crate::half::{f16_to_f32, f32_to_f16};
+use crate::quant::Type;
+use crate::simd::{BLOCK, LANES, Simd, padded};
+
+/// How cached values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheType {
+    /// Four bytes a value.
+    F32,
+    /// Two bytes a value.
+    F16,
+    /// One byte a value and a half-float scale for every 32 values of a head, or fewer at its end.
+    Q8_0,
+}
+
+impl CacheType {
+    /// The type called `name` (`f32`, `f16`, `q8_0`, in any case).
+    pub fn from_name(name: &str) -> Option<CacheType> {
+        match Type::from_name(name)? {
+            Type::F32 => Some(CacheType::F32),
+            Type::F16 => Some(CacheType::F16),
+            Type::Q8_0 => Some(CacheType::Q8_0),
+            _ => None,
+        }
+    }
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+            CacheType::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Bytes of one head's values at one position.
+    pub fn row_bytes(self, head_dim: usize) -> usize {
+        match self {
+            CacheType::F32 => 4 * head_dim,
+            CacheType::F16 => 2 * head_dim,
+            CacheType::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
+        }
+    }
+}
+
+/// The keys, or the values, of every layer: (n_layers, n_kv_heads, context_tokens, head_dim).
+#[derive(Debug)]
+pub struct Cache<'a> {
+    bytes: &'a mut [u8],
+    kind: CacheType,
+    n_kv_heads: usize,
+    context_tokens: usize,
+    row_bytes: usize,
+}
+
+impl<'a> Cache<'a> {
+    /// A cache in `bytes`, which hold the product of all dimensions in rows of `kind`.
+    pub fn new(
+        bytes: &'a mut [u8],
+        kind: CacheType,
+        n_kv_heads: usize,
+        context_tokens: usize,
+        head_dim: usize,
+    ) -> Self {
+        Self { bytes, kind, n_kv_heads, context_tokens, row_bytes: kind.row_bytes(head_dim) }
+    }
+
+    /// How values are stored.
+    pub fn kind(&self) -> CacheType {
+        self.kind
+    }
+
+    /// The rows of one head of one layer, one for each position.
+    pub fn head(&self, layer: usize, head: usize) -> &[u8] {
+        let bytes = self.context_tokens * self.row_bytes;
+        let index = layer * self.n_kv_heads + head;
+        &self.bytes[index * bytes..(index + 1) * bytes]
+    }
+
+    /// Bytes of one row of [`Cache::head`].
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Stores every head of one position: `values` is (n_kv_heads, head_dim).
+    pub fn store(&mut self, layer: usize, position: usize, values: &[f32]) {
+        let head_dim = values.len() / self.n_kv_heads;
+        for (head, values) in values.chunks_exact(head_dim).enumerate() {
+            let row = (layer * self.n_kv_heads + head) * self.context_tokens + position;
+            let out = &mut self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
+            match self.kind {
+                CacheType::F32 => store_each(values, out, f32::to_le_bytes),
+                CacheType::F16 => store_each(values, out, |x| f32_to_f16(x).to_le_bytes()),
+                CacheType::Q8_0 => store_q8(values, out),
+            }
+        }
+    }
+}
+
+fn store_each<const N: usize>(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
+    for (x, out) in values.iter().zip(out.as_chunks_mut::<N>().0) {
+        *out = bytes(*x);
+    }
+}
+
+/// Blocks of scale and signed bytes; the scale is rounded to f16 first, so that the bytes make up for its rounding.
+fn store_q8(values: &[f32], out: &mut [u8]) {
+    for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(BLOCK + 2)) {
+        let largest = values.iter().fold(0, |largest, v| (v.to_bits() & 0x7fff_ffff).max(largest));
+        let half = f32_to_f16(f32::from_bits(largest) / 127.0);
+        let scale = f16_to_f32(half);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let (head, bytes) = out.split_at_mut(2);
+        head.copy_from_slice(&half.to_le_bytes());
+        for (byte, v) in bytes.iter_mut().zip(values) {
+            *byte = crate::quant::round_to_i8((v * inverse).clamp(-127.0, 127.0)) as u8;
+        }
+    }
+}
+
+/// Reading of cached rows, sixteen values at a time.
+pub(crate) trait CacheFormat {
+    /// Values `column` to `column + n` of a row, as floats, zero from `n` on; `n` is at most [`LANES`].
+    fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F;
+}
+
+/// [`CacheType::F32`].
+pub(crate) struct CacheF32;
+/// [`CacheType::F16`].
+pub(crate) struct CacheF16;
+/// [`CacheType::Q8_0`].
+pub(crate) struct CacheQ8;
+
+/// The cached bytes `at` to `at + N` where all sixteen lanes are wanted.
+#[inline(always)]
+fn whole<const N: usize>(row: &[u8], at: usize) -> &[u8; N] {
+    row[at..].first_chunk().unwrap_or_else(|| unreachable!("a row holds the columns it was made for"))
+}
+
+impl CacheFormat for CacheF32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
+        let at = 4 * column;
+        if n == LANES { s.load_f32(whole(row, at)) } else { s.load_f32_part(&row[at..at + 4 * n]) }
+    }
+}
+
+impl CacheFormat for CacheF16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
+        let at = 2 * column;
+        if n == LANES { s.load_f16(whole(row, at)) } else { s.load_f16_part(&row[at..at + 2 * n]) }
+    }
+}
+
+impl CacheFormat for CacheQ8 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
+        let block = column / BLOCK * (BLOCK + 2);
+        let scale = f16_to_f32(u16::from_le_bytes([row[block], row[block + 1]]));
+        let at = block + 2 + column % BLOCK;
+        let bytes: [u8; LANES] = if n == LANES { *whole(row, at) } else { padded(&row[at..at + n]) };
+        s.mul(s.load_i8(&bytes.map(|byte| byte as i8)), s.splat(scale))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Scalar;
+
+    fn read<C: CacheFormat>(row: &[u8], head_dim: usize) -> Vec<f32> {
+        (0..head_dim)
+            .step_by(LANES)
+            .flat_map(|column| {
+                let n = LANES.min(head_dim - column);
+                let lanes = C::load(Scalar, row, column, n);
+                assert!(lanes[n..].iter().all(|&x| x == 0.0));
+                lanes[..n].to_vec()
+            })
+            .collect()
+    }
+
+    /// Head widths at the seams of lanes and blocks.
+    #[test]
+    fn what_is_stored_comes_back() {
+        for head_dim in [2, 6, 8, 15, 16, 17, 32, 33, 48, 64, 80] {
+            let values: Vec<f32> = (0..2 * head_dim).map(|i| (i as f32 * 1.3).sin()).collect();
+            for kind in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
+                let mut bytes = vec![0; 3 * 2 * 5 * kind.row_bytes(head_dim)];
+                let mut cache = Cache::new(&mut bytes, kind, 2, 5, head_dim);
+                cache.store(2, 4, &values);
+                let row = &cache.head(2, 1)[4 * cache.row_bytes()..];
+                let back = match kind {
+                    CacheType::F32 => read::<CacheF32>(row, head_dim),
+                    CacheType::F16 => read::<CacheF16>(row, head_dim),
+                    CacheType::Q8_0 => read::<CacheQ8>(row, head_dim),
+                };
+                let limit = [0.0, 0.0005, 0.005][kind as usize];
+                for (back, want) in back.iter().zip(&values[head_dim..]) {
+                    assert!((back - want).abs() <= limit, "{kind:?}, {head_dim}: {back}, not {want}");
+                }
+            }
+        }
+    }
+}

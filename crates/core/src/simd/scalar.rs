@@ -1,0 +1,109 @@
+//! The definition of every vector operation, in plain Rust.
+
+use super::{BLOCK, LANES, Simd, TILE};
+use crate::half::{bf16_to_f32, f16_to_f32};
+
+/// The instruction set that every CPU has.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+/// Element `i` of the result is `f(i)`; `from_fn` with a name that reads well in the operations below.
+#[inline(always)]
+fn each<T, const N: usize>(f: impl FnMut(usize) -> T) -> [T; N] {
+    core::array::from_fn(f)
+}
+
+impl Simd for Scalar {
+    type F = [f32; LANES];
+    type B = [u8; BLOCK];
+    type P = i32;
+    type R = [f32; TILE];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        *x
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 64]) -> Self::F {
+        each(|i| f32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 32]) -> Self::F {
+        each(|i| f16_to_f32(u16::from_le_bytes([x[2 * i], x[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 32]) -> Self::F {
+        each(|i| bf16_to_f32(u16::from_le_bytes([x[2 * i], x[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F {
+        each(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, out: &mut [f32; LANES]) {
+        *out = v;
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        let eight: [f32; 8] = each(|i| v[i] + v[i + 8]);
+        let four: [f32; 4] = each(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[u8; BLOCK]) -> Self::B {
+        *x
+    }
+    #[inline(always)]
+    fn nibbles(self, x: &[u8; 16]) -> Self::B {
+        each(|i| if i < 16 { x[i] & 15 } else { x[i - 16] >> 4 })
+    }
+    #[inline(always)]
+    fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
+        w.iter().zip(&a).map(|(&w, &a)| i32::from(w as i8) * i32::from(a as i8)).sum()
+    }
+    #[inline(always)]
+    fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P {
+        self.dot_i8(w, a)
+    }
+    #[inline(always)]
+    fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
+        each(|i| (sums[i] - bias) as f32)
+    }
+    #[inline(always)]
+    fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
+        each(|i| f16_to_f32(bits[i]))
+    }
+    #[inline(always)]
+    fn rows_splat(self, x: f32) -> Self::R {
+        [x; TILE]
+    }
+    #[inline(always)]
+    fn rows_add(self, a: Self::R, b: Self::R) -> Self::R {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn rows_store(self, v: Self::R, out: &mut [f32; TILE]) {
+        *out = v;
+    }
+}

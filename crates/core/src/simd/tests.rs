@@ -1,0 +1,131 @@
+//! One body of tests for every instruction set of this machine, against the scalar definition, bit for bit.
+
+use super::*;
+use crate::quant::{Activation, Format, Type, n_blocks, quantize_activation, with_format};
+
+/// xorshift64*: numbers that look random and are the same on every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A float from -4 to 4.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 21) as f32 - 4.0
+    }
+}
+
+/// Row lengths at the seams of lanes and blocks.
+const WIDTHS: [usize; 14] = [1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 288];
+
+/// Tiles of random bytes (with finite scales) times random activations, on `isa`.
+struct Products<'a, F> {
+    rows: [&'a [u8]; TILE],
+    activations: [Activation<'a>; 4],
+    format: core::marker::PhantomData<F>,
+}
+
+impl<F: Format> Kernel for Products<'_, F> {
+    type Output = ([[f32; TILE]; 4], [[f32; TILE]; 1]);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (mut four, mut one) = ([[0.0; TILE]; 4], [[0.0; TILE]; 1]);
+        F::tile(s, &self.rows, &self.activations, &mut four);
+        F::tile(s, &self.rows, &[self.activations[2]], &mut one);
+        (four, one)
+    }
+}
+
+fn products_of<F: Format>(isa: Isa, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> {
+    let columns = x[0].len();
+    let n = n_blocks(columns);
+    let mut q = vec![[0i8; BLOCK]; 4 * n];
+    let (mut scale, mut sum) = (vec![0.0; 4 * n], vec![0; 4 * n]);
+    for (t, x) in x.iter().enumerate() {
+        let blocks = t * n..(t + 1) * n;
+        quantize_activation(x, &mut q[blocks.clone()], &mut scale[blocks.clone()], &mut sum[blocks]);
+    }
+    let activations = core::array::from_fn(|t| Activation {
+        x: &x[t],
+        q: &q[t * n..(t + 1) * n],
+        scale: &scale[t * n..(t + 1) * n],
+        sum: &sum[t * n..(t + 1) * n],
+    });
+    let rows = core::array::from_fn(|r| rows[r].as_slice());
+    let (four, one) = isa.run(Products::<F> { rows, activations, format: core::marker::PhantomData });
+    assert_eq!(four[2].map(f32::to_bits), one[0].map(f32::to_bits), "alone or in a batch");
+    four.iter().flatten().map(|x| x.to_bits()).collect()
+}
+
+/// Random rows: the values go through the quantizer, and for integer formats the quants are then replaced by random
+/// bytes, so that every bit pattern occurs, -128 among them.
+fn random_row(kind: Type, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
+    let values: Vec<f32> = (0..columns).map(|_| numbers.float()).collect();
+    let mut row = vec![0; kind.row_bytes(columns as u64).unwrap() as usize];
+    kind.quantize(&values, &mut row).unwrap();
+    if kind.is_integer() {
+        for block in row.chunks_mut(kind.block_bytes()) {
+            // All integer formats of ours begin with their half-float scale.
+            block[2..].iter_mut().for_each(|byte| *byte = numbers.next() as u8);
+        }
+    }
+    row
+}
+
+#[test]
+fn every_instruction_set_gives_the_bits_of_the_definition() {
+    let mut numbers = Numbers(0x1234_5678_9abc_def1);
+    for (kind, ..) in crate::quant::TYPES.iter().filter(|row| row.0.is_supported()) {
+        for columns in WIDTHS {
+            if kind.row_bytes(columns as u64).is_none() {
+                continue;
+            }
+            let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(*kind, columns, &mut numbers)).collect();
+            let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
+            let on = |isa| with_format!(*kind, F => products_of::<F>(isa, &rows, &x), _ => unreachable!());
+            let want = on(Isa::SCALAR);
+            for isa in Isa::available() {
+                assert!(on(isa) == want, "{} x {columns} on {}", kind.name(), isa.name());
+            }
+        }
+    }
+}
+
+/// The dot products mean what they should: near those of the dequantized row in f64.
+#[test]
+fn products_are_near_those_of_the_dequantized_row() {
+    let mut numbers = Numbers(42);
+    for (kind, ..) in crate::quant::TYPES.iter().filter(|row| row.0.is_supported()) {
+        let columns = 288;
+        let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(*kind, columns, &mut numbers)).collect();
+        let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
+        let got = with_format!(*kind, F => products_of::<F>(Isa::detect(), &rows, &x), _ => unreachable!());
+        for (t, x) in x.iter().enumerate() {
+            for (r, row) in rows.iter().enumerate() {
+                let mut weights = vec![0.0; columns];
+                kind.dequantize(row, &mut weights).unwrap();
+                let terms = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                let got = f64::from(f32::from_bits(got[t * TILE + r]));
+                // An 8-bit activation is off by at most 1/254 of its block's largest.
+                let limit = if kind.is_integer() { 0.01 } else { 1e-6 };
+                assert!((got - sum).abs() <= limit * size, "{}: {got}, not {sum}", kind.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn names_lead_back_to_their_instruction_set() {
+    for isa in Isa::available() {
+        assert_eq!(Isa::from_name(isa.name()), Some(isa));
+    }
+    assert_eq!(Isa::from_name("sse9"), None);
+    assert_eq!(Isa::available().next(), Some(Isa::SCALAR));
+}

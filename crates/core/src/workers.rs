@@ -1,0 +1,134 @@
+//! Splitting a job among threads that the caller brings, each writing its own columns of one buffer.
+//!
+//! Core has no threads: [`Single`] does everything itself, and a host implements [`Workers`] with a pool. Which worker does
+//! which task never changes a result, because every output is computed whole by one task.
+#![allow(unsafe_code)]
+
+use core::marker::PhantomData;
+use core::ops::Range;
+
+/// Somebody who carries out the tasks of a job.
+///
+/// # Safety
+/// `run` calls `job(worker, task)` exactly once for every task below `n_tasks`, never twice at the same time with the same
+/// `worker`, every `worker` is below `n_workers`, and all calls have returned when `run` returns.
+pub unsafe trait Workers: Sync {
+    /// How many tasks may be under way at once.
+    fn n_workers(&self) -> usize;
+    /// Carries out `job(worker, task)` for every task.
+    fn run(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync));
+}
+
+/// The calling thread alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Single;
+
+// SAFETY: tasks are called one after the other.
+unsafe impl Workers for Single {
+    fn n_workers(&self) -> usize {
+        1
+    }
+
+    fn run(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        for task in 0..n_tasks {
+            job(0, task);
+        }
+    }
+}
+
+/// Some columns of a row-major (rows, columns) buffer, for one task alone to write.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    start: *mut f32,
+    n_rows: usize,
+    stride: usize,
+    range: Range<usize>,
+    buffer: PhantomData<&'a mut [f32]>,
+}
+
+impl Columns<'_> {
+    /// The columns of the buffer that are this task's.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// How many rows the buffer has.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// This task's columns of row `row`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[inline]
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.n_rows);
+        // SAFETY: `split` made `range` lie within a row of the buffer, `row` is below its number of rows, and no other task
+        // has these columns; the borrow of `self` keeps this task from taking two slices at once.
+        unsafe {
+            let first = self.start.add(row * self.stride + self.range.start);
+            core::slice::from_raw_parts_mut(first, self.range.len())
+        }
+    }
+}
+
+/// A pointer that tasks on other threads may use, each for its own part.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: `split` hands out disjoint parts only.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Splits the columns of `out`, (rows, `stride`), into tasks of `chunk` columns (the last may be narrower), and gives each
+/// task its columns and the `scratch_len` floats of `scratch` that belong to its worker.
+///
+/// # Panics
+/// When `chunk` is zero, `out` is not whole rows, or `scratch` is too short for the workers.
+pub fn split(
+    workers: &dyn Workers,
+    out: &mut [f32],
+    stride: usize,
+    chunk: usize,
+    (scratch, scratch_len): (&mut [f32], usize),
+    job: &(dyn Fn(&mut [f32], Columns<'_>) + Sync),
+) {
+    assert!(out.len().is_multiple_of(stride));
+    assert!(workers.n_workers().checked_mul(scratch_len).is_some_and(|needed| needed <= scratch.len()));
+    let n_rows = out.len() / stride;
+    let start = Shared(out.as_mut_ptr());
+    let scratch = Shared(scratch.as_mut_ptr());
+    workers.run(stride.div_ceil(chunk), &|worker, task| {
+        let range = task * chunk..((task + 1) * chunk).min(stride);
+        // SAFETY: the part lies within `scratch` by the assertion above, and `Workers` promises that no other call uses
+        // the same worker number at the same time.
+        let own = unsafe { core::slice::from_raw_parts_mut(scratch.get().add(worker * scratch_len), scratch_len) };
+        job(own, Columns { start: start.get(), n_rows, stride, range, buffer: PhantomData });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_is_written_once() {
+        let mut out = vec![0.0; 3 * 10];
+        split(&Single, &mut out, 10, 4, (&mut [0.0; 2], 2), &|scratch, mut columns| {
+            scratch[1] += 1.0;
+            for row in 0..columns.n_rows() {
+                let first = columns.range().start;
+                for (i, x) in columns.row(row).iter_mut().enumerate() {
+                    *x += (row * 10 + first + i) as f32;
+                }
+            }
+        });
+        assert!(out.iter().enumerate().all(|(i, &x)| x == i as f32));
+    }
+}

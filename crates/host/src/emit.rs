@@ -1,0 +1,258 @@
+//! Writes a [`Source`] as GGUF, a few rows at a time: to a file for `convert`, to memory for `open`.
+
+use std::io::Write;
+
+use smidgen_core::bytes::Endian;
+use smidgen_core::quant::Type;
+
+use crate::error::Error;
+use crate::gguf_write::Header;
+use crate::progress::{Progress, Work};
+use crate::source::{Source, TensorInfo};
+
+/// Rows are handled in groups of about this many bytes.
+const CHUNK_BYTES: u64 = 256 << 10;
+/// The types that `--outtype` may name, with llama.cpp's number for a file mostly of that type.
+const OUTTYPES: [(Type, u32); 4] = [(Type::F32, 0), (Type::F16, 1), (Type::Q8_0, 7), (Type::BF16, 32)];
+/// Tensor names listed in an error before it says "and more".
+const NAMES_SHOWN: usize = 8;
+
+/// What a tensor type holds at most, before rounding turns a weight into infinity.
+fn largest_weight(kind: Type) -> f32 {
+    match kind {
+        Type::F16 => 65504.0,
+        Type::Q8_0 => 65504.0 * 127.0,
+        _ => f32::MAX,
+    }
+}
+
+/// The type of each tensor and the header that follows from it, all checked before a byte is written.
+pub(crate) struct Emission {
+    header: Header,
+    targets: Vec<Type>,
+}
+
+impl Emission {
+    /// Decides every tensor's type: `outtype` where it is given and the tensor is not pinned, `fallback` for rows that
+    /// `outtype` cannot take.
+    pub(crate) fn new(
+        source: &dyn Source,
+        outtype: Option<Type>,
+        fallback: Option<Type>,
+        endian: Endian,
+    ) -> Result<Self, Error> {
+        let subject = &source.files()[0];
+        for named in [outtype, fallback].into_iter().flatten() {
+            if !OUTTYPES.iter().any(|&(kind, _)| kind == named) {
+                return Err(Error::bad(
+                    subject,
+                    format!("cannot be converted to {}: only F32, F16, BF16, Q8_0", named.name()),
+                ));
+            }
+        }
+        let targets = choose_types(source, outtype, fallback)?;
+        let mut header = Header::new(endian);
+        source.metadata(&mut header, outtype.and_then(file_type_number))?;
+        for (tensor, &kind) in source.tensors().iter().zip(&targets) {
+            header.tensor(&tensor.name, &tensor.dims, kind).ok_or_else(|| {
+                Error::bad(
+                    subject,
+                    format!(
+                        "tensor '{}': rows of {} are not whole {} blocks",
+                        tensor.shown(),
+                        tensor.n_columns(),
+                        kind.name()
+                    ),
+                )
+            })?;
+            if endian == Endian::Big && kind.swap_endian(&mut []).is_err() {
+                return Err(Error::bad(
+                    subject,
+                    format!("tensor '{}': {} has no big-endian form here", tensor.shown(), kind.name()),
+                ));
+            }
+        }
+        Ok(Emission { header, targets })
+    }
+
+    /// Bytes that [`Emission::write`] will write.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.header.file_bytes()
+    }
+
+    /// The type of each tensor in the order of the source.
+    pub(crate) fn types(&self) -> &[Type] {
+        &self.targets
+    }
+
+    /// Writes the whole file to `out`; a failure to write is reported through `failed`.
+    pub(crate) fn write(
+        &self,
+        source: &mut dyn Source,
+        out: &mut dyn Write,
+        failed: &dyn Fn(std::io::Error) -> Error,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let work = Work::begin(progress, "converting", self.file_bytes());
+        self.header.write(out).map_err(failed)?;
+        let mut buffers = Buffers::default();
+        for (index, &kind) in self.targets.iter().enumerate() {
+            let mut writer = TensorWriter { source, index, kind, endian: self.header.endian(), buffers: &mut buffers };
+            let written = writer.write(out, failed, &work)?;
+            self.header.pad(out, written).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The type of every tensor, or an error that lists those that cannot have the type asked for.
+fn choose_types(source: &dyn Source, outtype: Option<Type>, fallback: Option<Type>) -> Result<Vec<Type>, Error> {
+    let subject = &source.files()[0];
+    let mut refused = Vec::new();
+    let mut targets = Vec::with_capacity(source.tensors().len());
+    for tensor in source.tensors() {
+        let wanted = outtype.filter(|_| !tensor.pinned).unwrap_or(tensor.kind);
+        let fits = |kind: &Type| kind.row_bytes(tensor.n_columns()).is_some();
+        let target = Some(wanted).filter(fits).or(fallback.filter(fits));
+        if target.is_none() {
+            refused.push(format!("{} (rows of {})", tensor.shown(), tensor.n_columns()));
+        }
+        let target = target.unwrap_or(wanted);
+        if target != tensor.kind && tensor.kind.dequantize(&[], &mut []).is_err() {
+            let message = format!(
+                "tensor '{}' is {}, which cannot be turned into {}",
+                tensor.shown(),
+                tensor.kind.name(),
+                target.name()
+            );
+            return Err(Error::bad(subject, message));
+        }
+        targets.push(target);
+    }
+    if refused.is_empty() {
+        return Ok(targets);
+    }
+    let more = refused.len().saturating_sub(NAMES_SHOWN);
+    refused.truncate(NAMES_SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let name = outtype.map_or("this type", Type::name);
+    let message = format!(
+        "{name} cannot hold the rows of {}{more}; name a type for those, as in --fallback f16",
+        refused.join(", ")
+    );
+    Err(Error::bad(subject, message))
+}
+
+/// llama.cpp's number for a file whose weights were asked to be `outtype`.
+fn file_type_number(outtype: Type) -> Option<u32> {
+    OUTTYPES.iter().find(|&&(kind, _)| kind == outtype).map(|&(_, number)| number)
+}
+
+/// llama.cpp's `general.file_type` for a file of `tensors` as they are: that of the type most weights have.
+pub(crate) fn stored_file_type(tensors: &[TensorInfo]) -> u32 {
+    let weights = |kind: Type| -> u64 {
+        let of_kind = tensors.iter().filter(|tensor| tensor.kind == kind);
+        of_kind.fold(0, |sum, tensor| sum.saturating_add(tensor.n_rows().saturating_mul(tensor.n_columns())))
+    };
+    OUTTYPES.iter().max_by_key(|&&(kind, _)| weights(kind)).map_or(0, |&(_, number)| number)
+}
+
+/// Memory that is used again for every group of rows.
+#[derive(Default)]
+struct Buffers {
+    stored: Vec<u8>,
+    weights: Vec<f32>,
+    target: Vec<u8>,
+}
+
+/// One tensor on its way from the source to the file.
+struct TensorWriter<'a> {
+    source: &'a mut dyn Source,
+    index: usize,
+    kind: Type,
+    endian: Endian,
+    buffers: &'a mut Buffers,
+}
+
+impl TensorWriter<'_> {
+    /// Writes all rows; returns how many bytes they took.
+    fn write(
+        &mut self,
+        out: &mut dyn Write,
+        failed: &dyn Fn(std::io::Error) -> Error,
+        work: &Work<'_>,
+    ) -> Result<u64, Error> {
+        let tensor = self.source.tensors()[self.index].clone();
+        let n_rows = tensor.n_rows();
+        // Both products were checked when the header was made.
+        let stored_row = tensor.kind.row_bytes(tensor.n_columns()).unwrap_or(0);
+        let target_row = self.kind.row_bytes(tensor.n_columns()).unwrap_or(0);
+        let step = (CHUNK_BYTES / stored_row.max(1)).clamp(1, n_rows.max(1));
+        let mut row = 0;
+        while row < n_rows {
+            let rows = step.min(n_rows - row);
+            self.buffers.stored.resize((rows * stored_row) as usize, 0);
+            self.source.read_rows(self.index, row, &mut self.buffers.stored)?;
+            self.retype(&tensor, row, (rows * target_row) as usize)?;
+            out.write_all(&self.buffers.target).map_err(failed)?;
+            work.advance(self.buffers.target.len() as u64);
+            row += rows;
+        }
+        Ok(n_rows * target_row)
+    }
+
+    /// Fills the target buffer with `target_bytes` of the tensor's target type from the rows just read.
+    fn retype(&mut self, tensor: &TensorInfo, row: u64, target_bytes: usize) -> Result<(), Error> {
+        let Buffers { stored, weights, target } = &mut *self.buffers;
+        let subject = &self.source.files()[0];
+        let first = row * tensor.n_columns();
+        let named = |index: usize, what: String| {
+            Error::bad(subject, format!("tensor '{}', weight {}: {what}", tensor.shown(), first + index as u64))
+        };
+        // Types are checked when the emission is planned, so this names no tensor that a user could meet.
+        let unsupported = |_| Error::bad(subject, format!("tensor '{}' is of an unsupported type", tensor.shown()));
+        if let Some((index, value)) = first_not_finite(tensor.kind, stored) {
+            return Err(named(index, format!("is {value}; the model is broken")));
+        }
+        if self.kind == tensor.kind {
+            std::mem::swap(stored, target);
+        } else {
+            weights.resize(stored.len() / tensor.kind.block_bytes() * tensor.kind.block_len(), 0.0);
+            tensor.kind.dequantize(stored, weights).map_err(unsupported)?;
+            let limit = largest_weight(self.kind);
+            if let Some(index) = weights.iter().position(|weight| weight.abs() > limit || weight.is_nan()) {
+                return Err(named(index, format!("{} is too large for {}", weights[index], self.kind.name())));
+            }
+            target.resize(target_bytes, 0);
+            self.kind.quantize(weights, target).map_err(unsupported)?;
+        }
+        if self.endian == Endian::Big {
+            self.kind.swap_endian(target).map_err(unsupported)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first weight of a float tensor that is not a finite number, with its place.
+fn first_not_finite(kind: Type, bytes: &[u8]) -> Option<(usize, &'static str)> {
+    let halves = |exponent: u16, mantissa: u16| {
+        let mut values = bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).enumerate();
+        let found = values.find(|(_, bits)| bits & exponent == exponent);
+        found.map(|(index, bits)| (index, if bits & mantissa == 0 { "infinite" } else { "NaN" }))
+    };
+    match kind {
+        Type::F32 => {
+            let mut values = bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).enumerate();
+            let found = values.find(|(_, value)| !value.is_finite());
+            found.map(|(index, value)| (index, if value.is_nan() { "NaN" } else { "infinite" }))
+        }
+        Type::F16 => halves(0x7c00, 0x3ff),
+        Type::BF16 => halves(0x7f80, 0x7f),
+        Type::Q8_0 => {
+            let mut blocks = bytes.as_chunks::<34>().0.iter().enumerate();
+            let found = blocks.find(|(_, block)| u16::from_le_bytes([block[0], block[1]]) & 0x7c00 == 0x7c00);
+            found.map(|(index, _)| (index * 32, "in a block whose scale is not a number"))
+        }
+        _ => None,
+    }
+}

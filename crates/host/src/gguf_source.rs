@@ -1,0 +1,106 @@
+//! A GGUF file as a [`Source`]: to change its types, its byte order or its version.
+
+use std::path::{Path, PathBuf};
+
+use smidgen_core::bytes::Endian;
+use smidgen_core::gguf::{Gguf, Tensor};
+use smidgen_core::quant::Type;
+
+use crate::error::{Error, Flaw};
+use crate::gguf_write::Header;
+use crate::image::Image;
+use crate::source::{DataFile, Source, TensorInfo};
+
+/// A GGUF file whose header is mapped and whose tensors are read when asked for.
+pub struct GgufSource {
+    files: [PathBuf; 1],
+    header: Image,
+    data: DataFile,
+    endian: Endian,
+    tensors: Vec<TensorInfo>,
+    offsets: Vec<u64>,
+}
+
+/// Reads and checks the header of the GGUF file at `path`.
+///
+/// # Errors
+/// The first field that is wrong, with its offset.
+pub fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Gguf<'a>, Error> {
+    Gguf::parse(bytes, bytes.len() as u64).map_err(|error| Flaw::new(error).in_file(path))
+}
+
+/// Whether `tensor` keeps its type: llama.cpp keeps one-dimensional tensors, positions and anything of integers.
+fn is_pinned(tensor: &Tensor<'_>) -> bool {
+    let kept = [&b"position_embd.weight"[..], b"token_types.weight", b"rope_freqs.weight"];
+    let integers = matches!(tensor.kind, Type::I8 | Type::I16 | Type::I32 | Type::I64);
+    tensor.dims[1..].iter().all(|&dim| dim == 1) || kept.contains(&tensor.name) || integers
+}
+
+impl GgufSource {
+    /// Opens the GGUF file at `path`.
+    ///
+    /// # Errors
+    /// The first field that is wrong, with its offset.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let header = Image::map(path)?;
+        let gguf = parse(path, &header)?;
+        let endian = gguf.endian();
+        let mut tensors = Vec::with_capacity(gguf.n_tensors());
+        let mut offsets = Vec::with_capacity(gguf.n_tensors());
+        for tensor in gguf.tensors() {
+            tensors.push(TensorInfo {
+                name: tensor.name.to_vec(),
+                dims: tensor.dims[..tensor.n_dims as usize].to_vec(),
+                kind: tensor.kind,
+                pinned: is_pinned(&tensor),
+            });
+            offsets.push(tensor.offset);
+        }
+        let data = DataFile::open(path)?;
+        Ok(GgufSource { files: [path.to_path_buf()], header, data, endian, tensors, offsets })
+    }
+}
+
+impl Source for GgufSource {
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error> {
+        let gguf = parse(&self.files[0], &self.header)?;
+        let mut has_file_type = false;
+        for (key, value) in gguf.keys() {
+            match (key, value.as_u64(), file_type) {
+                // The parser has checked that it is at most 65536.
+                (b"general.alignment", Some(bytes), _) => header.alignment(bytes as u32),
+                (b"general.file_type", _, Some(number)) => {
+                    header.u32("general.file_type", number);
+                    has_file_type = true;
+                }
+                _ => header.value(key, value),
+            }
+        }
+        if let Some(number) = file_type.filter(|_| !has_file_type) {
+            header.u32("general.file_type", number);
+        }
+        Ok(())
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn read_rows(&mut self, tensor: usize, first_row: u64, out: &mut [u8]) -> Result<(), Error> {
+        let info = &self.tensors[tensor];
+        let row_bytes = info.kind.row_bytes(info.n_columns()).unwrap_or(0);
+        self.data.read_at(self.offsets[tensor] + first_row * row_bytes, out)?;
+        if self.endian == Endian::Little {
+            return Ok(());
+        }
+        info.kind.swap_endian(out).map_err(|_| {
+            let message =
+                format!("tensor '{}': {} cannot be read from a big-endian file", info.shown(), info.kind.name());
+            Error::bad(&self.files[0], message)
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! A file's bytes in memory: mapped from the file, or in pages of our own.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::{Mmap, MmapMut};
+
+use crate::error::Error;
+use crate::progress::{Progress, Work};
+
+/// Bytes read between two steps of a progress bar.
+const READ_BYTES: usize = 4 << 20;
+
+/// Bytes that begin on a page: a mapped file, or exactly as many anonymous pages as they need.
+///
+/// Anonymous pages, not a `Vec`: they are aligned for every kernel, are never copied by growing, and go back to the
+/// system when dropped.
+#[derive(Debug)]
+pub enum Image {
+    /// A file, mapped to be read.
+    Mapped(Mmap),
+    /// Pages of our own.
+    Owned(MmapMut),
+}
+
+impl Image {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// When it is not a file, is empty or cannot be mapped.
+    pub fn map(path: &Path) -> Result<Self, Error> {
+        let (file, _) = open_file(path)?;
+        // SAFETY: the map is only read. Another process that shortens the file while we use it would make a read fault;
+        // that stops this process and corrupts nothing, and `--no-mmap` is there for files that change.
+        let map = unsafe { Mmap::map(&file) };
+        map.map(Image::Mapped).map_err(|error| Error::reading(path, &error))
+    }
+
+    /// Reads the whole file at `path` into pages of our own.
+    ///
+    /// # Errors
+    /// When it is not a file, is empty, cannot be read, or does not fit in memory.
+    pub fn read(path: &Path, progress: &dyn Progress) -> Result<Self, Error> {
+        let (mut file, len) = open_file(path)?;
+        let mut pages = Self::pages(len).map_err(|error| error(path))?;
+        let work = Work::begin(progress, "reading", len);
+        for chunk in pages.chunks_mut(READ_BYTES) {
+            file.read_exact(chunk).map_err(|error| Error::reading(path, &error))?;
+            work.advance(chunk.len() as u64);
+        }
+        Ok(Image::Owned(pages))
+    }
+
+    /// `len` zeroed bytes of whole pages; the error still wants to know for which file they were.
+    pub(crate) fn pages(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
+        let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
+        pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
+    }
+
+    /// Whether the bytes are mapped from a file.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self, Image::Mapped(_))
+    }
+}
+
+impl Deref for Image {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Image::Mapped(map) => map,
+            Image::Owned(pages) => pages,
+        }
+    }
+}
+
+/// Opens `path` when it is an ordinary file that is not empty; with its length.
+pub(crate) fn open_file(path: &Path) -> Result<(File, u64), Error> {
+    // The type is asked before the file is opened: opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path).map_err(|error| Error::opening(path, &error))?;
+    if metadata.is_dir() {
+        return Err(Error::bad(path, "is a directory where a file should be"));
+    }
+    if !metadata.is_file() {
+        return Err(Error::bad(path, "is not an ordinary file"));
+    }
+    let file = File::open(path).map_err(|error| Error::opening(path, &error))?;
+    let len = file.metadata().map_err(|error| Error::reading(path, &error))?.len();
+    if len == 0 {
+        return Err(Error::bad(path, "the file is empty"));
+    }
+    Ok((file, len))
+}
+
+/// Reads a whole small file such as `config.json`, of at most `limit` bytes.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    let (file, len) = open_file(path)?;
+    if len > limit {
+        return Err(Error::bad(path, format!("{len} bytes are more than such a file may have ({limit})")));
+    }
+    let mut bytes = Vec::with_capacity(len as usize);
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| Error::reading(path, &error))?;
+    Ok(bytes)
+}

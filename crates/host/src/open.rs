@@ -1,0 +1,163 @@
+//! Any model that people have, as one little-endian GGUF image in memory.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use smidgen_core::bytes::Endian;
+use smidgen_core::quant::Type;
+
+use crate::emit::Emission;
+use crate::error::Error;
+use crate::gguf_source::{self, GgufSource};
+use crate::hf::HfSource;
+use crate::image::{Image, open_file};
+use crate::llama2c::Llama2cSource;
+use crate::progress::{Progress, Silent};
+use crate::source::Source;
+
+/// How to open a model.
+#[derive(Clone)]
+pub struct OpenOptions<'a> {
+    /// Map a GGUF file that can be used as it is; otherwise it is read into memory.
+    pub mmap: bool,
+    /// The `tokenizer.bin` of a llama2.c model, when it does not lie beside it.
+    pub tokenizer: Option<PathBuf>,
+    /// The type that weights shall have in memory; as stored when not given.
+    pub outtype: Option<Type>,
+    /// The type for rows that `outtype` cannot take; without it such a row is an error.
+    pub fallback: Option<Type>,
+    /// Told how far the work has come.
+    pub progress: &'a dyn Progress,
+}
+
+impl Default for OpenOptions<'_> {
+    fn default() -> Self {
+        OpenOptions { mmap: true, tokenizer: None, outtype: None, fallback: None, progress: &Silent }
+    }
+}
+
+/// What a model was before it became a GGUF image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Gguf,
+    HuggingFace,
+    Llama2c,
+}
+
+/// A model in memory.
+#[derive(Debug)]
+pub struct ModelFile {
+    image: Image,
+    path: PathBuf,
+    format: Format,
+}
+
+impl ModelFile {
+    /// A whole little-endian GGUF file whose header has been checked.
+    pub fn bytes(&self) -> &[u8] {
+        &self.image
+    }
+
+    /// Whether the bytes are mapped from the model's own file.
+    pub fn is_mapped(&self) -> bool {
+        self.image.is_mapped()
+    }
+
+    /// The file or directory that the model was read from.
+    pub fn origin(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the model was stored as: `GGUF`, `Hugging Face` or `llama2.c`.
+    pub fn format(&self) -> &'static str {
+        match self.format {
+            Format::Gguf => "GGUF",
+            Format::HuggingFace => "Hugging Face",
+            Format::Llama2c => "llama2.c",
+        }
+    }
+}
+
+/// Opens the model called `name`: the path of a GGUF file, of a Hugging Face directory or of a llama2.c `.bin`.
+///
+/// A little-endian GGUF file is mapped or read as it is. Anything else is imported into memory, as [`crate::convert`]
+/// would write it.
+///
+/// # Errors
+/// What is wrong with the model's files, naming file and field.
+pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
+    let path = Path::new(name).to_path_buf();
+    let format = detect(&path)?;
+    if format == Format::Gguf && options.outtype.is_none() {
+        // The header is checked before memory is taken for the whole file.
+        let image = Image::map(&path)?;
+        if gguf_source::parse(&path, &image)?.endian() == Endian::Little {
+            let image = if options.mmap { image } else { read_unmapped(image, &path, options.progress)? };
+            return Ok(ModelFile { image, path, format });
+        }
+    }
+    let mut source = open_source(&path, format, options.tokenizer.as_deref(), options.outtype)?;
+    let image = to_memory(source.as_mut(), options)?;
+    gguf_source::parse(&path, &image)?;
+    Ok(ModelFile { image, path, format })
+}
+
+/// Gives the map back before its file is read, so that the file is never in memory twice.
+fn read_unmapped(map: Image, path: &Path, progress: &dyn Progress) -> Result<Image, Error> {
+    drop(map);
+    let image = Image::read(path, progress)?;
+    // The file may have changed since its header was checked.
+    gguf_source::parse(path, &image)?;
+    Ok(image)
+}
+
+/// What lies at `path`.
+pub(crate) fn detect(path: &Path) -> Result<Format, Error> {
+    if path.is_dir() {
+        return Ok(Format::HuggingFace);
+    }
+    let (mut file, _) = open_file(path)?;
+    let mut magic = [0; 4];
+    let n = io::Read::read(&mut file, &mut magic).map_err(|error| Error::reading(path, &error))?;
+    let ends_with = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+    if magic[..n] == *b"GGUF" || ends_with("gguf") {
+        return Ok(Format::Gguf);
+    }
+    if ends_with("safetensors") || ends_with("json") {
+        let message = "is one file of a Hugging Face model; give the directory that also has its config.json";
+        return Err(Error::bad(path, message));
+    }
+    if Llama2cSource::is_magic(magic) || ends_with("bin") {
+        return Ok(Format::Llama2c);
+    }
+    Err(Error::bad(path, "is neither a GGUF file, nor a Hugging Face directory, nor a llama2.c .bin"))
+}
+
+/// The importer for what lies at `path`.
+pub(crate) fn open_source(
+    path: &Path,
+    format: Format,
+    tokenizer: Option<&Path>,
+    outtype: Option<Type>,
+) -> Result<Box<dyn Source>, Error> {
+    if let Some(tokenizer) = tokenizer.filter(|_| format != Format::Llama2c) {
+        return Err(Error::bad(tokenizer, "a tokenizer file is only for llama2.c models; this model has its own"));
+    }
+    Ok(match format {
+        Format::Gguf => Box::new(GgufSource::open(path)?),
+        Format::HuggingFace => Box::new(HfSource::open(path)?),
+        Format::Llama2c => Box::new(Llama2cSource::open(path, tokenizer, outtype)?),
+    })
+}
+
+/// Writes `source` into pages of exactly its size.
+fn to_memory(source: &mut dyn Source, options: &OpenOptions<'_>) -> Result<Image, Error> {
+    let path = source.files()[0].clone();
+    let emission = Emission::new(source, options.outtype, options.fallback, Endian::Little)?;
+    let mut pages = Image::pages(emission.file_bytes()).map_err(|error| error(&path))?;
+    let mut out: &mut [u8] = &mut pages;
+    let failed = |error: io::Error| Error::failed(&path, error);
+    emission.write(source, &mut out, &failed, options.progress)?;
+    out.flush().map_err(failed)?;
+    Ok(Image::Owned(pages))
+}
