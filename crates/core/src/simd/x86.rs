@@ -5,6 +5,10 @@ use core::arch::x86_64::*;
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
 pub(super) fn has_avx2() -> bool {
+    // Miri interprets the vector instructions, but not those that ask the CPU for them.
+    if cfg!(miri) {
+        return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
+    }
     let one = __cpuid(1).ecx;
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
     osxsave & avx & f16c == 1
@@ -16,7 +20,7 @@ pub(super) fn has_avx2() -> bool {
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) fn has_avx512() -> bool {
-    if !has_avx2() {
+    if !has_avx2() || cfg!(miri) {
         return false;
     }
     let seven = __cpuid_count(7, 0);
