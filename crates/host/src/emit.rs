@@ -8,7 +8,6 @@ use smidgen_core::quant::Type;
 use crate::error::Error;
 use crate::gguf_write::Header;
 use crate::progress::{Progress, Work};
-use crate::quant;
 use crate::source::{Source, TensorInfo};
 
 /// Rows are handled in groups of about this many bytes.
@@ -45,7 +44,10 @@ impl Emission {
         let subject = &source.files()[0];
         for named in [outtype, fallback].into_iter().flatten() {
             if !OUTTYPES.iter().any(|&(kind, _)| kind == named) {
-                return Err(Error::bad(subject, format!("cannot be converted to {}: only F32, F16, BF16, Q8_0", named.name())));
+                return Err(Error::bad(
+                    subject,
+                    format!("cannot be converted to {}: only F32, F16, BF16, Q8_0", named.name()),
+                ));
             }
         }
         let targets = choose_types(source, outtype, fallback)?;
@@ -53,10 +55,21 @@ impl Emission {
         source.metadata(&mut header, outtype.and_then(file_type_number))?;
         for (tensor, &kind) in source.tensors().iter().zip(&targets) {
             header.tensor(&tensor.name, &tensor.dims, kind).ok_or_else(|| {
-                Error::bad(subject, format!("tensor '{}': rows of {} are not whole {} blocks", tensor.shown(), tensor.n_columns(), kind.name()))
+                Error::bad(
+                    subject,
+                    format!(
+                        "tensor '{}': rows of {} are not whole {} blocks",
+                        tensor.shown(),
+                        tensor.n_columns(),
+                        kind.name()
+                    ),
+                )
             })?;
-            if endian == Endian::Big && quant::swap_endian(kind, &mut []).is_err() {
-                return Err(Error::bad(subject, format!("tensor '{}': {} has no big-endian form here", tensor.shown(), kind.name())));
+            if endian == Endian::Big && kind.swap_endian(&mut []).is_err() {
+                return Err(Error::bad(
+                    subject,
+                    format!("tensor '{}': {} has no big-endian form here", tensor.shown(), kind.name()),
+                ));
             }
         }
         Ok(Emission { header, targets })
@@ -105,8 +118,13 @@ fn choose_types(source: &dyn Source, outtype: Option<Type>, fallback: Option<Typ
             refused.push(format!("{} (rows of {})", tensor.shown(), tensor.n_columns()));
         }
         let target = target.unwrap_or(wanted);
-        if target != tensor.kind && quant::dequantize(tensor.kind, &[], &mut []).is_err() {
-            let message = format!("tensor '{}' is {}, which cannot be turned into {}", tensor.shown(), tensor.kind.name(), target.name());
+        if target != tensor.kind && tensor.kind.dequantize(&[], &mut []).is_err() {
+            let message = format!(
+                "tensor '{}' is {}, which cannot be turned into {}",
+                tensor.shown(),
+                tensor.kind.name(),
+                target.name()
+            );
             return Err(Error::bad(subject, message));
         }
         targets.push(target);
@@ -118,7 +136,10 @@ fn choose_types(source: &dyn Source, outtype: Option<Type>, fallback: Option<Typ
     refused.truncate(NAMES_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let name = outtype.map_or("this type", Type::name);
-    let message = format!("{name} cannot hold the rows of {}{more}; name a type for those, as in --fallback f16", refused.join(", "));
+    let message = format!(
+        "{name} cannot hold the rows of {}{more}; name a type for those, as in --fallback f16",
+        refused.join(", ")
+    );
     Err(Error::bad(subject, message))
 }
 
@@ -197,17 +218,16 @@ impl TensorWriter<'_> {
             std::mem::swap(stored, target);
         } else {
             weights.resize(stored.len() / tensor.kind.block_bytes() * tensor.kind.block_len(), 0.0);
-            quant::dequantize(tensor.kind, stored, weights).map_err(unsupported)?;
+            tensor.kind.dequantize(stored, weights).map_err(unsupported)?;
             let limit = largest_weight(self.kind);
-            // The comparison is false for NaN too, which a block's scale may make.
-            if let Some(index) = weights.iter().position(|weight| !(weight.abs() <= limit)) {
+            if let Some(index) = weights.iter().position(|weight| weight.abs() > limit || weight.is_nan()) {
                 return Err(named(index, format!("{} is too large for {}", weights[index], self.kind.name())));
             }
             target.resize(target_bytes, 0);
-            quant::quantize(self.kind, weights, target).map_err(unsupported)?;
+            self.kind.quantize(weights, target).map_err(unsupported)?;
         }
         if self.endian == Endian::Big {
-            quant::swap_endian(self.kind, target).map_err(unsupported)?;
+            self.kind.swap_endian(target).map_err(unsupported)?;
         }
         Ok(())
     }

@@ -48,11 +48,7 @@ pub struct Error {
 impl Error {
     /// The file (or name) `subject` is not usable input, for the reason in `message`.
     pub fn bad(subject: impl AsRef<Path>, message: impl fmt::Display) -> Self {
-        Error {
-            kind: Kind::BadInput,
-            subject: subject.as_ref().display().to_string(),
-            message: message.to_string(),
-        }
+        Error { kind: Kind::BadInput, subject: subject.as_ref().display().to_string(), message: message.to_string() }
     }
 
     /// Work on `subject` failed for a reason that lies outside of it.

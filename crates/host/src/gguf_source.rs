@@ -9,7 +9,6 @@ use smidgen_core::quant::Type;
 use crate::error::{Error, Flaw};
 use crate::gguf_write::Header;
 use crate::image::Image;
-use crate::quant;
 use crate::source::{DataFile, Source, TensorInfo};
 
 /// A GGUF file whose header is mapped and whose tensors are read when asked for.
@@ -98,8 +97,9 @@ impl Source for GgufSource {
         if self.endian == Endian::Little {
             return Ok(());
         }
-        quant::swap_endian(info.kind, out).map_err(|_| {
-            let message = format!("tensor '{}': {} cannot be read from a big-endian file", info.shown(), info.kind.name());
+        info.kind.swap_endian(out).map_err(|_| {
+            let message =
+                format!("tensor '{}': {} cannot be read from a big-endian file", info.shown(), info.kind.name());
             Error::bad(&self.files[0], message)
         })
     }

@@ -16,7 +16,6 @@ pub mod llama2c;
 pub mod machine;
 mod open;
 mod progress;
-mod quant;
 pub mod source;
 pub mod threads;
 

@@ -23,7 +23,8 @@ impl Object {
     /// Reads the file at `path`.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let bytes = read_small(path, LIMIT_BYTES)?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| Error::bad(path, format!("is not JSON: {error}")))?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|error| Error::bad(path, format!("is not JSON: {error}")))?;
         match value {
             Value::Object(map) => Ok(Object { path: path.to_path_buf(), prefix: String::new(), map }),
             _ => Err(Error::bad(path, "is not a JSON object")),
@@ -33,11 +34,6 @@ impl Object {
     /// Reads the file at `path` if there is one.
     pub(crate) fn read_if_there(path: &Path) -> Result<Option<Self>, Error> {
         if path.exists() { Object::read(path).map(Some) } else { Ok(None) }
-    }
-
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// An error about the value of `key`.

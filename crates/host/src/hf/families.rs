@@ -130,10 +130,8 @@ const GPT_NORMS: &[Row] = &[
     ("h.#.ln_2.bias", "blk.#.ffn_norm.bias", &[Embd], Float),
 ];
 
-const GPT_OUTPUT_NORM: &[Row] = &[
-    ("ln_f.weight", "output_norm.weight", &[Embd], Float),
-    ("ln_f.bias", "output_norm.bias", &[Embd], Float),
-];
+const GPT_OUTPUT_NORM: &[Row] =
+    &[("ln_f.weight", "output_norm.weight", &[Embd], Float), ("ln_f.bias", "output_norm.bias", &[Embd], Float)];
 
 const GPT2_LAYER: &[Row] = &[
     ("h.#.attn.c_attn.weight", "blk.#.attn_qkv.weight", &[Embd, Qkv], Transpose),
@@ -224,7 +222,9 @@ pub(super) fn of(config: &Object) -> Result<&'static Family, Error> {
     if let Some(names) = config.list_if_there("architectures")? {
         let name = names.first().and_then(serde_json::Value::as_str).unwrap_or("");
         let found = FAMILIES.iter().find(|family| family.class == name);
-        return found.ok_or_else(|| config.error("architectures", format!("'{name}' is not supported; these are: {}", known())));
+        return found.ok_or_else(|| {
+            config.error("architectures", format!("'{name}' is not supported; these are: {}", known()))
+        });
     }
     let name = config.str_if_there("model_type")?;
     let name = name.ok_or_else(|| config.error("architectures", "is missing, and so is model_type"))?;

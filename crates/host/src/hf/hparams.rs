@@ -117,7 +117,9 @@ fn gated(config: &Object, tied: bool) -> Result<Hparams, Error> {
     let head_dim = match config.get("head_dim") {
         Some(_) => config.count("head_dim")?,
         None if n_embd.is_multiple_of(n_heads) => n_embd / n_heads,
-        None => return Err(config.error("num_attention_heads", format!("{n_heads} does not divide hidden_size {n_embd}"))),
+        None => {
+            return Err(config.error("num_attention_heads", format!("{n_heads} does not divide hidden_size {n_embd}")));
+        }
     };
     let n_kv_heads = config.count_or("num_key_value_heads", n_heads)?;
     if !n_heads.is_multiple_of(n_kv_heads) {
@@ -220,7 +222,11 @@ pub(super) fn gemma3(config: &Object) -> Result<Hparams, Error> {
     if scalar != hparams.head_dim as f32 {
         hparams.attention_scale = Some(1.0 / scalar.sqrt());
     }
-    let pattern_key = if config.get("sliding_window_pattern").is_some() { "sliding_window_pattern" } else { "_sliding_window_pattern" };
+    let pattern_key = if config.get("sliding_window_pattern").is_some() {
+        "sliding_window_pattern"
+    } else {
+        "_sliding_window_pattern"
+    };
     let period = config.count_or(pattern_key, 6)?;
     let layers = layer_types(config, hparams.n_layers)?;
     // The last layer of each period sees everything.

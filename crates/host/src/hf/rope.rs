@@ -23,9 +23,20 @@ pub(super) enum Scaling {
     /// Positions are divided by the factor.
     Linear(f32),
     /// As in Llama 3.1: low frequencies are divided, high ones kept; GGUF has the divisors as a tensor.
-    Llama3 { factor: f32, low: f32, high: f32, original: u32 },
+    Llama3 {
+        factor: f32,
+        low: f32,
+        high: f32,
+        original: u32,
+    },
     /// "YaRN: Efficient Context Window Extension" (Peng et al., 2023).
-    Yarn { factor: f32, original: u32, attention: Option<f32>, beta_fast: f32, beta_slow: f32 },
+    Yarn {
+        factor: f32,
+        original: u32,
+        attention: Option<f32>,
+        beta_fast: f32,
+        beta_slow: f32,
+    },
 }
 
 impl Rope {
@@ -70,7 +81,7 @@ impl Rope {
 
 /// The rotary positions of a family with one kind of layer.
 pub(super) fn read(config: &Object, hparams: &Hparams, default_theta: f32) -> Result<Rope, Error> {
-    if hparams.head_dim % 2 != 0 {
+    if !hparams.head_dim.is_multiple_of(2) {
         return Err(config.error("head_dim", format!("{} is odd", hparams.head_dim)));
     }
     let theta = positive(config, "rope_theta", Some(default_theta))?;
@@ -92,12 +103,13 @@ pub(super) fn read(config: &Object, hparams: &Hparams, default_theta: f32) -> Re
 pub(super) fn read_pair(config: &Object, hparams: &Hparams) -> Result<(Rope, f32), Error> {
     const FULL_THETA: f32 = 1e6;
     const WINDOWED_THETA: f32 = 1e4;
-    let nested = config.object_if_there("rope_parameters")?.filter(|parameters| parameters.get("full_attention").is_some());
+    let nested =
+        config.object_if_there("rope_parameters")?.filter(|parameters| parameters.get("full_attention").is_some());
     let Some(parameters) = nested else {
         let windowed = positive(config, "rope_local_base_freq", Some(WINDOWED_THETA))?;
         return Ok((read(config, hparams, FULL_THETA)?, windowed));
     };
-    if hparams.head_dim % 2 != 0 {
+    if !hparams.head_dim.is_multiple_of(2) {
         return Err(config.error("head_dim", format!("{} is odd", hparams.head_dim)));
     }
     let of = |key: &str, theta: f32| match parameters.object_if_there(key)? {

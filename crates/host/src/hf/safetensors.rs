@@ -97,12 +97,17 @@ pub fn parse_header(header: &[u8], data_bytes: u64) -> Result<Vec<Entry>, Flaw> 
     for entry in &entries {
         if entry.begin != end {
             let what = if entry.begin < end { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            return Err(Flaw::new(format!("tensor '{}': its data at offset {} {what} (offset {end})", entry.name, entry.begin)));
+            return Err(Flaw::new(format!(
+                "tensor '{}': its data at offset {} {what} (offset {end})",
+                entry.name, entry.begin
+            )));
         }
         end = entry.end;
     }
     if end != data_bytes {
-        return Err(Flaw::new(format!("tensor data ends at offset {end}, but the file has {data_bytes} bytes of it (truncated?)")));
+        return Err(Flaw::new(format!(
+            "tensor data ends at offset {end}, but the file has {data_bytes} bytes of it (truncated?)"
+        )));
     }
     Ok(entries)
 }
@@ -117,7 +122,8 @@ fn check_entry(name: String, raw: RawEntry) -> Result<Entry, Flaw> {
     let n_bytes = raw.shape.iter().try_fold(size, |product, &dim| product.checked_mul(dim));
     let n_bytes = n_bytes.ok_or_else(|| fail(format!("shape {:?} overflows", raw.shape)))?;
     if end.checked_sub(begin) != Some(n_bytes) {
-        let message = format!("data_offsets [{begin}, {end}] do not hold the {n_bytes} bytes of {:?} {}", raw.shape, raw.dtype);
+        let message =
+            format!("data_offsets [{begin}, {end}] do not hold the {n_bytes} bytes of {:?} {}", raw.shape, raw.dtype);
         return Err(fail(message));
     }
     Ok(Entry { name, dtype: raw.dtype, shape: raw.shape, begin, end })
@@ -175,7 +181,8 @@ impl Shards {
     /// What is missing or wrong, naming the file.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let index = directory.join("model.safetensors.index.json");
-        let paths = if index.exists() { shard_paths(directory, &index)? } else { vec![directory.join("model.safetensors")] };
+        let paths =
+            if index.exists() { shard_paths(directory, &index)? } else { vec![directory.join("model.safetensors")] };
         if !index.exists() && !paths[0].exists() {
             let message = "has no model.safetensors (weights in PyTorch's .bin are not read: they are programs)";
             return Err(Error::bad(directory, message));
@@ -184,7 +191,8 @@ impl Shards {
         for path in paths {
             shards.add(&path)?;
         }
-        let mut names: Vec<(&str, usize)> = shards.entries.iter().map(|(shard, entry)| (entry.name.as_str(), *shard)).collect();
+        let mut names: Vec<(&str, usize)> =
+            shards.entries.iter().map(|(shard, entry)| (entry.name.as_str(), *shard)).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let message = format!("tensor '{}' is also in {}", pair[1].0, shards.files[pair[0].1].path().display());

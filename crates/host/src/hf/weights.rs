@@ -8,7 +8,6 @@ use super::families::{self, Change, Dim, Family, Row};
 use super::hparams::Hparams;
 use super::safetensors::Shards;
 use crate::error::Error;
-use crate::quant;
 use crate::source::TensorInfo;
 
 /// Names listed in an error before it says how many more there are.
@@ -110,7 +109,7 @@ impl Weights {
         self.shards.read(entry, at / 4 * width as u64, &mut bytes)?;
         let mut weights = vec![0.0; n];
         // Only F32, F16 and BF16 come this far.
-        let _ = quant::dequantize(stored, &bytes, &mut weights);
+        let _ = stored.dequantize(&bytes, &mut weights);
         for (out, weight) in out.as_chunks_mut::<4>().0.iter_mut().zip(weights) {
             *out = (weight + added).to_le_bytes();
         }
@@ -121,7 +120,14 @@ impl Weights {
     ///
     /// Here the pair of row `i` of a head is row `i + head_dim / 2`, in GGUF's llama it is the next row: row `2 i + p` of
     /// the result is row `i + p head_dim / 2` of the file.
-    fn read_permuted(&mut self, tensor: usize, entry: usize, n_heads: u64, first_row: u64, out: &mut [u8]) -> Result<(), Error> {
+    fn read_permuted(
+        &mut self,
+        tensor: usize,
+        entry: usize,
+        n_heads: u64,
+        first_row: u64,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
         let info = &self.tensors[tensor];
         let half = info.n_rows() / n_heads / 2;
         let row_bytes = info.kind.row_bytes(info.n_columns()).unwrap_or(0);
@@ -141,12 +147,12 @@ impl Weights {
             self.transposed = None;
             let info = &self.tensors[tensor];
             let (columns, rows, width) = (info.n_columns() as usize, info.n_rows() as usize, info.kind.block_bytes());
-            let mut stored = vec![0; columns * rows * width];
-            self.shards.read(entry, 0, &mut stored)?;
-            let mut bytes = vec![0; stored.len()];
-            for (row, out) in bytes.chunks_exact_mut(columns * width).enumerate() {
-                for (column, out) in out.chunks_exact_mut(width).enumerate() {
-                    out.copy_from_slice(&stored[(column * rows + row) * width..][..width]);
+            let mut line = vec![0; rows * width];
+            let mut bytes = vec![0; columns * rows * width];
+            for column in 0..columns {
+                self.shards.read(entry, (column * line.len()) as u64, &mut line)?;
+                for (row, value) in line.chunks_exact(width).enumerate() {
+                    bytes[(row * columns + column) * width..][..width].copy_from_slice(value);
                 }
             }
             self.transposed = Some((tensor, bytes));
@@ -213,12 +219,15 @@ impl Planner<'_> {
 
     fn row(&mut self, index: usize, name: &str, shape: &[Dim], change: Change) -> Result<(), Error> {
         let (_, entry) = &self.shards.entries()[index];
-        let fail = |message: String| Error::bad(self.shards.path_of(index), format!("tensor '{}': {message}", entry.name));
+        let fail =
+            |message: String| Error::bad(self.shards.path_of(index), format!("tensor '{}': {message}", entry.name));
         let wanted: Vec<u64> = shape.iter().map(|&dim| self.size(dim)).collect();
         if entry.shape != wanted {
             return Err(fail(format!("shape {:?}, but config.json leads to {wanted:?}", entry.shape)));
         }
-        let stored = entry.kind().ok_or_else(|| fail(format!("{} weights are not supported (F32, F16, BF16 are)", entry.dtype)))?;
+        let stored = entry
+            .kind()
+            .ok_or_else(|| fail(format!("{} weights are not supported (F32, F16, BF16 are)", entry.dtype)))?;
         let mut dims = wanted;
         // GGUF names the contiguous dimension first, which a transposed tensor has first already.
         if change != Change::Transpose {

@@ -4,7 +4,6 @@ use smidgen_core::bytes::{Cursor, Endian};
 use smidgen_core::quant::Type;
 
 use crate::error::Flaw;
-use crate::quant;
 use crate::source::TensorInfo;
 
 /// `ak42`, the first word of version 1 and 2.
@@ -116,7 +115,9 @@ impl Checkpoint {
             }
         }
         if needed != file_bytes {
-            let message = format!("the header leads to a file of {needed} bytes but it has {file_bytes} (truncated, or not llama2.c?)");
+            let message = format!(
+                "the header leads to a file of {needed} bytes but it has {file_bytes} (truncated, or not llama2.c?)"
+            );
             return Err(Flaw::new(message));
         }
         Ok(())
@@ -282,11 +283,11 @@ impl Groups<'_> {
             for (index, block) in out.as_chunks_mut::<34>().0.iter_mut().enumerate() {
                 let scale = scale(index * 32);
                 // The largest f16; a scale beyond it, or one that is not a number, is no scale of weights.
-                if !(scale.abs() <= 65504.0) {
+                if scale.abs() > 65504.0 || scale.is_nan() {
                     return Err(format!("weight {}: a scale of {scale}", self.first + index as u64 * 32));
                 }
                 // Fails for no type that this function is called with.
-                let _ = quant::quantize(Type::F16, &[scale], &mut block[..2]);
+                let _ = Type::F16.quantize(&[scale], &mut block[..2]);
                 block[2..].copy_from_slice(&self.values[index * 32..][..32]);
             }
         } else {

@@ -60,7 +60,8 @@ impl Llama2cSource {
         let (tensors, places) = layout::tensors(&checkpoint, exact);
         let mut files = vec![path.to_path_buf()];
         let found = tokenizer.map(Path::to_path_buf).or_else(|| find_tokenizer(path, checkpoint.n_vocab));
-        let pieces = found.map(|found| read_tokenizer(&found, &checkpoint).inspect(|_| files.push(found))).transpose()?;
+        let pieces =
+            found.map(|found| read_tokenizer(&found, &checkpoint).inspect(|_| files.push(found))).transpose()?;
         Ok(Llama2cSource { files, data, checkpoint, tensors, places, pieces })
     }
 }
@@ -128,9 +129,9 @@ impl Source for Llama2cSource {
                 let mut scales = vec![0; n_groups as usize * 4];
                 self.data.read_at(scales_at + first_group * 4, &mut scales)?;
                 let groups = layout::Groups { first, group, first_group, values: &values, scales: &scales };
-                groups.write(info.kind, out).map_err(|problem| {
-                    Error::bad(self.data.path(), format!("tensor '{}': {problem}", info.shown()))
-                })
+                groups
+                    .write(info.kind, out)
+                    .map_err(|problem| Error::bad(self.data.path(), format!("tensor '{}': {problem}", info.shown())))
             }
         }
     }

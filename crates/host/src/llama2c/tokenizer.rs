@@ -4,6 +4,7 @@ use smidgen_core::bytes::{Cursor, Endian};
 
 use crate::error::Flaw;
 use crate::gguf_write::Header;
+use crate::hf::vocab::is_byte_piece;
 
 /// ggml's numbers for what a token is.
 const NORMAL: i32 = 1;
@@ -28,8 +29,10 @@ pub struct Pieces {
 pub fn parse(bytes: &[u8]) -> Result<Pieces, Flaw> {
     let mut cursor = Cursor::new(bytes, Endian::Little);
     let longest = cursor.i32().ok_or_else(|| Flaw::new("at byte 0: the file ends inside the longest length"))?;
-    if longest < 1 || longest as usize > bytes.len() {
-        return Err(Flaw::new(format!("at byte 0: longest piece of {longest} bytes; is this a llama2.c tokenizer.bin?")));
+    if longest < 1 {
+        return Err(Flaw::new(format!(
+            "at byte 0: longest piece of {longest} bytes; is this a llama2.c tokenizer.bin?"
+        )));
     }
     let mut pieces = Pieces { tokens: Vec::new(), scores: Vec::new(), types: Vec::new() };
     while cursor.remaining() > 0 {
@@ -65,7 +68,7 @@ impl Pieces {
                 }
                 (name.to_vec(), kind)
             }
-            None if is_byte(piece) => (piece.to_vec(), BYTE),
+            None if is_byte_piece(piece) => (piece.to_vec(), BYTE),
             None => (with_marked_spaces(piece), NORMAL),
         };
         self.tokens.push(token);
@@ -97,14 +100,6 @@ impl Pieces {
         header.bool("tokenizer.ggml.add_bos_token", true);
         header.bool("tokenizer.ggml.add_eos_token", false);
         header.bool("tokenizer.ggml.add_space_prefix", true);
-    }
-}
-
-/// Whether `piece` stands for one byte, as in `<0x0A>`.
-fn is_byte(piece: &[u8]) -> bool {
-    match piece {
-        [b'<', b'0', b'x', high, low, b'>'] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
-        _ => false,
     }
 }
 

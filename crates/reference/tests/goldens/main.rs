@@ -1,4 +1,5 @@
 //! The oracle against `transformers` and against itself.
 
+mod container;
 mod golden;
 mod stories;
