@@ -7,6 +7,7 @@
 
 use super::Error;
 use super::form::Form;
+use crate::bytes::Cursor;
 use crate::gguf::{Array, ValueType};
 
 /// Every how many strings the offset is kept.
@@ -70,7 +71,8 @@ impl<'a> InFile<'a> {
     fn new(array: Array<'a>) -> Self {
         let mut strings = array.string_offsets();
         let first_bytes = strings.next().map_or(0, |(_, string)| string.len());
-        let len_bytes = strings.next().map_or(0, |(at, _)| at - first_bytes);
+        let first_end = strings.next().map_or(array.raw().len(), |(at, _)| at);
+        let len_bytes = first_end.saturating_sub(first_bytes);
         Self { array, len_bytes }
     }
 
@@ -79,11 +81,19 @@ impl<'a> InFile<'a> {
         if index >= self.array.len() {
             return None;
         }
-        let mut at = u32::from_le_bytes(*offsets.get(index / STRIDE)?) as usize;
+        let at = u32::from_le_bytes(*offsets.get(index / STRIDE)?) as usize;
+        let mut cursor = Cursor::at(self.array.raw(), at, self.array.endian());
         for _ in 0..index % STRIDE {
-            at += self.len_bytes + self.array.string_at(at)?.len();
+            self.next(&mut cursor)?;
         }
-        self.array.string_at(at)
+        self.next(&mut cursor)
+    }
+
+    /// The string at `cursor`, which moves past it.
+    #[inline]
+    fn next(&self, cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
+        let len = if self.len_bytes == 4 { cursor.u32()?.into() } else { cursor.u64()? };
+        cursor.take(usize::try_from(len).ok()?)
     }
 }
 
