@@ -67,7 +67,7 @@ fn small_vocabularies() {
 
 #[test]
 fn real_vocabularies() {
-    for kind in ["llama-spm", "gpt-2", "falcon"] {
+    for kind in ["llama-spm", "gpt-2"] {
         let Some(path) = shared(&format!("tok/ggml-vocab-{kind}.gguf")) else { continue };
         check(kind, &std::fs::read(path).expect("a vocabulary"), 128 << 10);
     }
