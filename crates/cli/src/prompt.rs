@@ -92,9 +92,17 @@ pub fn parse_ids(text: &str, n_tokens: usize) -> Result<Vec<u32>, Failure> {
 pub fn encode(tokenizer: &Tokenizer<'_>, text: &str, options: Encode) -> Result<Vec<u32>, tokenizer::Error> {
     let mut scratch = vec![0; tokenizer.scratch_bytes(text.len())];
     let mut ids = vec![0; tokenizer.max_tokens(text.len())];
-    let n_ids = tokenizer.encode(text, options, &mut scratch, &mut ids)?;
-    ids.truncate(n_ids);
-    Ok(ids)
+    loop {
+        match tokenizer.encode(text, options, &mut scratch, &mut ids) {
+            Ok(n_ids) => {
+                ids.truncate(n_ids);
+                return Ok(ids);
+            }
+            // A vocabulary with a map of characters may make a text longer than was foreseen, and says by how much.
+            Err(tokenizer::Error::Scratch(need, _)) if need > scratch.len() => scratch.resize(need, 0),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The text of `ids`.

@@ -204,29 +204,41 @@ fn continue_text(
 /// The text of the prompt and its ids, which fit the context.
 fn prompt_tokens(flags: &Flags, text: String, session: &Session<'_>) -> Result<(String, Vec<u32>), Failure> {
     let tokenizer = session.tokenizer;
+    let context_tokens = session.settings.limits.context_tokens;
     let (text, ids) = match &flags.ids {
         Some(ids) => {
             let ids = prompt::parse_ids(ids, session.model.hparams().n_vocab)?;
             (prompt::decode(tokenizer, &ids), ids)
         }
         None => {
+            // Text that is longer than this many of the longest tokens need not be encoded to be refused.
+            if text.len() / tokenizer.max_piece_bytes() > context_tokens {
+                return Err(too_long(session, &format!("{} bytes", text.len())));
+            }
             let options = Encode { add_special: true, parse_special: true };
-            let ids = prompt::encode(tokenizer, &text, options).map_err(|error| session.refused(error))?;
+            let mut ids = prompt::encode(tokenizer, &text, options).map_err(|error| session.refused(error))?;
+            if tokenizer.adds_eos() {
+                // What ends a text must not stand before its continuation.
+                ids.pop();
+            }
             (text, ids)
         }
     };
     if ids.is_empty() {
         return Err(session.refused("an empty prompt, and the model has no BOS token to begin with; give -p TEXT"));
     }
-    let context_tokens = session.settings.limits.context_tokens;
     if ids.len() > context_tokens {
-        return Err(Failure::Input(format!(
-            "the prompt has {} tokens, more than the context of {context_tokens}; give a larger -c (the model was trained with {})",
-            ids.len(),
-            session.model.hparams().context_train,
-        )));
+        return Err(too_long(session, &format!("{} tokens", ids.len())));
     }
     Ok((text, ids))
+}
+
+fn too_long(session: &Session<'_>, size: &str) -> Failure {
+    Failure::Input(format!(
+        "the prompt has {size}, more than the context of {} tokens; give a larger -c (the model was trained with {})",
+        session.settings.limits.context_tokens,
+        session.model.hparams().context_train,
+    ))
 }
 
 /// Reads the prompt while its logits go to the file `path`.
