@@ -112,8 +112,11 @@ fn spelled(text: &str) -> String {
     text.bytes().map(byte_char).collect()
 }
 
+/// The rank of each pair that merges.
+type Ranks = HashMap<(String, String), usize>;
+
 /// A `gpt2` vocabulary: all bytes, and joined tokens.
-fn gpt2(random: &mut Random, pre: &str) -> (HashMap<String, usize>, HashMap<(String, String), usize>, Vec<u8>) {
+fn gpt2(random: &mut Random, pre: &str) -> (HashMap<String, usize>, Ranks, Vec<u8>) {
     let mut first: Vec<String> = (0..=255).map(|byte| byte_char(byte).to_string()).collect();
     let parts = spelled("abcé中😀 ");
     // Bytes of the letters come up more often, so that there are tokens of whole and of half characters.
@@ -260,6 +263,22 @@ fn special_tokens_are_found_longest_first_where_asked() {
         assert!(tokenizer.is_end(2) && !tokenizer.is_end(1) && !tokenizer.is_end(99));
         assert_eq!(tokenizer.piece(7), Some(&b"<x>"[..]));
         assert_eq!((tokenizer.piece(12), tokenizer.find(b"<y>"), tokenizer.find(b"")), (None, Some(9), None));
+    })
+    .expect("a vocabulary");
+}
+
+#[test]
+fn gemma_adds_no_space() {
+    let tokens = ["<unk>", "<s>", "</s>", "▁", "a", "▁a"];
+    let bytes = gguf(&[
+        ("tokenizer.ggml.model", Meta::Str(b"llama".to_vec())),
+        ("tokenizer.ggml.tokens", Meta::Strs(tokens.map(|token| token.as_bytes().to_vec()).to_vec())),
+        ("tokenizer.ggml.scores", Meta::F32s(vec![0.0; tokens.len()])),
+        ("tokenizer.ggml.add_space_prefix", Meta::Bool(false)),
+    ]);
+    with_tokenizer(&bytes, |tokenizer| {
+        assert_eq!(encode(tokenizer, "a a"), [4, 5]);
+        assert_eq!(decode(tokenizer, &[5, 4]), " aa", "and drops none");
     })
     .expect("a vocabulary");
 }
