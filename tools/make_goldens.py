@@ -80,10 +80,10 @@ CASES = {
         transformers.LlamaConfig,
         {
             **LLAMA, "num_key_value_heads": 4, "head_dim": 12, "tie_word_embeddings": True,
-            "max_position_embeddings": 128,
+            "max_position_embeddings": 256,
             "rope_parameters": rope(
-                "yarn", factor=8.0, original_max_position_embeddings=16, attention_factor=1.3, beta_fast=4.0,
-                beta_slow=0.5,
+                "yarn", factor=4.0, original_max_position_embeddings=64, attention_factor=1.3, beta_fast=1.0,
+                beta_slow=0.25,
             ),
         }, 40, "float32", None,
     ),
@@ -231,7 +231,7 @@ def make_case(root, name):
 
 # What `run -t 0 -n 256` of llama2.c is asked; bytes that are no character of tok512 make it fall back to bytes.
 STORIES = {
-    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
+    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Zoo", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
     "babyllama": ("babyllama.bin", "babyllama.tok.bin", ["Once upon a time", "", "The dog said"]),
 }
 

@@ -1,2 +1,71 @@
 //! `cargo xtask`: everything a developer repeats.
-fn main() {}
+
+mod check;
+mod fuzz;
+mod install;
+mod ports;
+mod step;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use step::Report;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything a developer of smidgen repeats")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the tests need and run every one of them: this is what `.ci/run` calls
+    Test,
+    /// Formatting, clippy, documentation, dependencies and tidy
+    Check,
+    /// The house rules alone
+    Tidy,
+    /// Install what the tests need: emulators, nightly parts, a Python environment, cargo-deny and cargo-fuzz
+    Install,
+    /// Fuzz every parser
+    Fuzz {
+        /// Seconds for each target
+        #[arg(default_value_t = 20)]
+        seconds: u32,
+        /// Only the targets whose name holds this
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Build the engine for foreign machines, run it under emulation and compare every bit
+    Ports,
+}
+
+fn main() -> ExitCode {
+    let mut report = Report::default();
+    match Arguments::parse().command {
+        Command::Test => test::all(&mut report),
+        Command::Check => check::all(&mut report),
+        Command::Tidy => check::tidy(&mut report),
+        Command::Install => install::all(&mut report),
+        Command::Fuzz { seconds, only } => fuzz::all(&mut report, seconds, only.as_deref()),
+        Command::Ports => ports::all(&mut report),
+    }
+    report.close()
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).into()
+}
+
+/// The folder of the shared data, when this machine has it.
+fn shared_data() -> Option<PathBuf> {
+    let folder = match std::env::var_os("SMIDGEN_DATA") {
+        Some(folder) => PathBuf::from(folder),
+        None => root().join("../shared/data"),
+    };
+    folder.is_dir().then_some(folder)
+}

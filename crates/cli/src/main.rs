@@ -1,2 +1,7 @@
-//! The `smidgen` command.
-fn main() {}
+//! The `smidgen` binary: hands the arguments to the library and its status to the system.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(smidgen_cli::run(std::env::args_os(), &mut std::io::stdout()))
+}

@@ -2,7 +2,7 @@
 
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::quant::Type;
-use crate::simd::{BLOCK, LANES, Simd};
+use crate::simd::{BLOCK, LANES, Simd, padded};
 
 /// How cached values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,30 +133,25 @@ pub(crate) struct CacheF16;
 /// [`CacheType::Q8_0`].
 pub(crate) struct CacheQ8;
 
-/// The `N` bytes at `at`, or the `n` that there are and zeros.
+/// The cached bytes `at` to `at + N` where all sixteen lanes are wanted.
 #[inline(always)]
-fn padded<const N: usize>(row: &[u8], at: usize, n: usize) -> [u8; N] {
-    match row[at..].first_chunk::<N>() {
-        Some(bytes) if n == N => *bytes,
-        _ => {
-            let mut bytes = [0; N];
-            bytes[..n].copy_from_slice(&row[at..at + n]);
-            bytes
-        }
-    }
+fn whole<const N: usize>(row: &[u8], at: usize) -> &[u8; N] {
+    row[at..].first_chunk().unwrap_or_else(|| unreachable!("a row holds the columns it was made for"))
 }
 
 impl CacheFormat for CacheF32 {
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
-        s.load_f32(&padded(row, 4 * column, 4 * n))
+        let at = 4 * column;
+        if n == LANES { s.load_f32(whole(row, at)) } else { s.load_f32_part(&row[at..at + 4 * n]) }
     }
 }
 
 impl CacheFormat for CacheF16 {
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
-        s.load_f16(&padded(row, 2 * column, 2 * n))
+        let at = 2 * column;
+        if n == LANES { s.load_f16(whole(row, at)) } else { s.load_f16_part(&row[at..at + 2 * n]) }
     }
 }
 
@@ -165,7 +160,8 @@ impl CacheFormat for CacheQ8 {
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
         let block = column / BLOCK * (BLOCK + 2);
         let scale = f16_to_f32(u16::from_le_bytes([row[block], row[block + 1]]));
-        let bytes: [u8; LANES] = padded(row, block + 2 + column % BLOCK, n);
+        let at = block + 2 + column % BLOCK;
+        let bytes: [u8; LANES] = if n == LANES { *whole(row, at) } else { padded(&row[at..at + n]) };
         s.mul(s.load_i8(&bytes.map(|byte| byte as i8)), s.splat(scale))
     }
 }

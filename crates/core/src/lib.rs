@@ -13,6 +13,7 @@ pub mod workers;
 pub mod kv;
 pub mod ops;
 pub mod gguf;
+pub mod tokenizer;
 pub mod model;
 pub mod plan;
 pub mod engine;

@@ -4,12 +4,13 @@
 //! loops. So it has no rounding, batching, tiling or caching trick of its own to argue about: where it and the engine
 //! differ by more than f32 rounding, the engine is wrong. It is slow, and meant for models of a few million weights.
 //!
-//! Order of the file: [`File`] (container), [`Tensor`] (weights), [`Hparams`] and [`Rope`] (what the keys mean),
-//! [`Model`], [`Session`] (the forward pass). [`llama2c`] reads llama2.c's files into the same [`Model`].
+//! From top to bottom: [`File`], [`Tensor`], [`Hparams`], [`Rope`], [`Model`], [`Session`] (the forward pass).
+//! [`llama2c`] reads llama2.c's files into the same [`Model`].
 
 pub mod llama2c;
 
 use std::collections::HashMap;
+use std::f64::consts::{PI, TAU};
 
 /// What is wrong with a file, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -89,11 +90,7 @@ impl<'a> Reader<'a> {
                     return Err(format!("an array of arrays at offset {}", self.at));
                 }
                 let n = self.count()?;
-                let mut list = Vec::new();
-                for _ in 0..n {
-                    list.push(self.value(element)?);
-                }
-                Value::List(list)
+                Value::List((0..n).map(|_| self.value(element)).collect::<Result<_>>()?)
             }
             10 => Value::Int(self.number(8)?.into()),
             11 => Value::Int((self.number(8)? as i64).into()),
@@ -137,8 +134,9 @@ impl File {
             found.push((name, dims, kind, offset as usize));
         }
         let alignment = match keys.get("general.alignment") {
-            Some(&Value::Int(alignment)) if alignment > 0 => alignment as usize,
-            _ => 32,
+            Some(&Value::Int(alignment)) if (1..=65536).contains(&alignment) => alignment as usize,
+            Some(value) => return Err(format!("general.alignment is {value:?}")),
+            None => 32,
         };
         let start = reader.at.next_multiple_of(alignment);
         let mut tensors = HashMap::new();
@@ -253,40 +251,34 @@ fn dequantize(kind: u64, block: &[u8], big: bool, out: &mut Vec<f32>) {
 
 /// The shape of a model and what tells its family from the others.
 #[derive(Clone, Debug)]
-pub struct Hparams {
-    /// `general.architecture`: llama, qwen2, qwen3, gemma3, gpt2 or gptneo.
-    pub arch: String,
-    /// Blocks.
-    pub n_layers: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads.
-    pub n_kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
+struct Hparams {
+    arch: String,
+    n_layers: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
     /// Added to the variance in norms.
-    pub norm_eps: f64,
+    norm_eps: f64,
     /// What scores are multiplied with.
-    pub attention_scale: f64,
-    /// Positions that a windowed layer sees, itself included, and which layers are windowed.
-    pub window: usize,
-    /// One per layer.
-    pub is_windowed: Vec<bool>,
-    /// Rotation of unwindowed layers; none in gpt2 and gptneo.
-    pub rope: Option<Rope>,
-    /// Rotation of windowed layers.
-    pub rope_windowed: Option<Rope>,
+    attention_scale: f64,
+    /// How many positions a windowed layer sees, the present one included.
+    window: usize,
+    /// Which layers are windowed: (n_layers)
+    is_windowed: Vec<bool>,
+    /// Rotation of the layers without a window; none in gpt2 and gptneo.
+    rope: Option<Rope>,
+    rope_windowed: Option<Rope>,
 }
 
 /// Rotary embedding of one kind of layer.
 #[derive(Clone, Debug)]
-pub struct Rope {
+struct Rope {
     /// Radians per position of each pair of dimensions.
-    pub frequencies: Vec<f64>,
+    frequencies: Vec<f64>,
     /// What cosines and sines are multiplied with (YaRN).
-    pub magnitude: f64,
+    magnitude: f64,
     /// Whether pairs are neighbours (llama as GGUF stores it) or half a head apart (the others).
-    pub interleaved: bool,
+    interleaved: bool,
 }
 
 impl File {
@@ -320,6 +312,10 @@ impl File {
         let arch = String::from_utf8_lossy(arch).into_owned();
         if !["llama", "qwen2", "qwen3", "gemma3", "gpt2", "gptneo"].contains(&arch.as_str()) {
             return Err(format!("the architecture {arch} is not known here"));
+        }
+        let scalings = ["none", "linear", "yarn"].map(|name| Value::Text(name.into()));
+        if self.find(&arch, "rope.scaling.type").is_some_and(|scaling| !scalings.contains(scaling)) {
+            return Err(format!("{arch}.rope.scaling.type is none of none, linear and yarn"));
         }
         let n_layers = self.need(&arch, "block_count")?;
         let n_heads = self.need(&arch, "attention.head_count")?;
@@ -372,8 +368,7 @@ impl File {
             let trained = ["rope.scaling.original_context_length", "context_length"];
             let trained = trained.iter().find_map(|key| self.float(arch, key)).unwrap_or(0.0);
             // The pair that turns `turns` times over the context trained on.
-            let pair_of =
-                |turns: f64| n_dims as f64 * (trained / (turns * std::f64::consts::TAU)).ln() / (2.0 * base.ln());
+            let pair_of = |turns: f64| n_dims as f64 * (trained / (turns * TAU)).ln() / (2.0 * base.ln());
             let turns = |key, default| self.float(arch, key).unwrap_or(default);
             let low = pair_of(turns("rope.scaling.yarn_beta_fast", 32.0)).floor().max(0.0);
             let high = pair_of(turns("rope.scaling.yarn_beta_slow", 1.0)).ceil().min(n_dims as f64 - 1.0);
@@ -409,8 +404,7 @@ impl Rope {
 /// A whole model, dequantized.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Its shape.
-    pub hparams: Hparams,
+    hparams: Hparams,
     tensors: HashMap<String, Tensor>,
 }
 
@@ -592,7 +586,7 @@ impl<'m> Session<'m> {
 
 /// Two layers with GELU between (gpt families), or three with a gate: GELU in gemma3, SiLU in the others.
 fn feed_forward(model: &Model, layer: usize, x: &[f64]) -> Vec<f64> {
-    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
+    let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
     let silu = |x: f64| x / (1.0 + (-x).exp());
     let mut hidden = model.linear(layer, "ffn_up", x).expect("checked when the model was read");
     match model.linear(layer, "ffn_gate", x) {

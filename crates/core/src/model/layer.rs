@@ -272,7 +272,7 @@ pub(super) fn matrix<'a>(
         return Err(Error::TensorType(name, tensor.kind.name()));
     }
     let data = gguf.data(tensor).ok_or(Error::NoData(name))?;
-    Ok(Matrix { data, rows, columns, kind: tensor.kind })
+    Matrix::new(data, tensor.kind, rows, columns).ok_or(Error::NoData(name))
 }
 
 /// `tensor` as a vector of `len` floats.

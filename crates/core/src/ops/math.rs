@@ -51,8 +51,9 @@ pub fn gelu_tanh(x: f32) -> f32 {
 pub fn sin_cos_turn(turn: u32) -> (f32, f32) {
     let quadrant = turn.wrapping_add(1 << 29) >> 30;
     let rest = turn.wrapping_sub(quadrant << 30) as i32;
-    // 2 pi / 2^32.
-    let x = rest as f32 * 1.462_918e-9;
+    // Rounded to 24 bits first: an x87 does not round when it converts an integer, so the conversion must be exact.
+    // The factor is 2 pi / 2^32.
+    let x = ((rest + 32) & !63) as f32 * 1.462_918e-9;
     let z = x * x;
     let sin = ((-1.951_529_6e-4 * z + 8.332_161e-3) * z - 1.666_665_5e-1) * z * x + x;
     let cos = ((2.443_315_7e-5 * z - 1.388_731_6e-3) * z + 4.166_664_6e-2) * z * z - 0.5 * z + 1.0;

@@ -12,34 +12,36 @@ use crate::workers::{Columns, Single, Workers, split};
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     /// The rows one after the other, little-endian.
-    pub data: &'a [u8],
+    data: &'a [u8],
     /// How many rows (outputs).
     pub rows: usize,
     /// Values in a row (inputs).
     pub columns: usize,
     /// What the bytes mean.
     pub kind: Type,
+    row_bytes: usize,
 }
 
 impl<'a> Matrix<'a> {
     /// No matrix.
-    pub const EMPTY: Matrix<'static> = Matrix { data: &[], rows: 0, columns: 0, kind: Type::F32 };
+    pub const EMPTY: Matrix<'static> = Matrix { data: &[], rows: 0, columns: 0, kind: Type::F32, row_bytes: 0 };
 
-    /// Bytes of one row.
-    pub fn row_bytes(&self) -> usize {
-        self.data.len() / self.rows.max(1)
+    /// The matrix in `data`; `None` when that is not exactly `rows` rows of `columns` values of `kind`.
+    pub fn new(data: &'a [u8], kind: Type, rows: usize, columns: usize) -> Option<Self> {
+        let row_bytes = usize::try_from(kind.row_bytes(columns as u64)?).ok()?;
+        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix { data, rows, columns, kind, row_bytes })
     }
 
     /// The bytes of row `row`.
+    #[inline(always)]
     pub fn row(&self, row: usize) -> &'a [u8] {
-        let bytes = self.row_bytes();
-        &self.data[row * bytes..(row + 1) * bytes]
+        &self.data[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// Some of the rows as a matrix of their own.
     pub fn slice(&self, rows: core::ops::Range<usize>) -> Matrix<'a> {
-        let bytes = self.row_bytes();
-        Matrix { data: &self.data[rows.start * bytes..rows.end * bytes], rows: rows.len(), ..*self }
+        let data = &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes];
+        Matrix { data, rows: rows.len(), ..*self }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::{Activation, Format, TILE, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, padded};
 
 /// The dot products of [`TILE`] rows with `T` activations, `N` bytes to every [`LANES`] values.
 ///
@@ -37,11 +37,10 @@ fn tile<S: Simd, const N: usize, const T: usize>(
         for r in 0..HALF {
             let rest = &rows[half + r][n_chunks * N..];
             if !rest.is_empty() {
-                let mut padded = [0; N];
-                padded[..rest.len()].copy_from_slice(rest);
+                let w = load(&padded(rest));
                 for t in 0..T {
                     let x = s.load_part(&activations[t].x[tail..]);
-                    sums[t][r] = s.add(sums[t][r], s.mul(load(&padded), x));
+                    sums[t][r] = s.add(sums[t][r], s.mul(w, x));
                 }
             }
             for t in 0..T {

@@ -60,6 +60,8 @@ pub trait Simd: Copy {
     fn bytes(self, x: &[u8; BLOCK]) -> Self::B;
     /// Thirty-two four-bit numbers: the low halves of sixteen bytes, then the high halves.
     fn nibbles(self, x: &[u8; 16]) -> Self::B;
+    /// Thirty-two five-bit numbers: four bytes of fifth bits, first value lowest, then the rest as [`Simd::nibbles`].
+    fn fives(self, x: &[u8; 20]) -> Self::B;
     /// The sums of `w * a`, both signed; `a` never holds -128.
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
     /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.
@@ -80,10 +82,35 @@ pub trait Simd: Copy {
     /// Up to sixteen floats, the missing ones zero.
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::F {
-        let mut lanes = [0.0; LANES];
-        lanes[..x.len()].copy_from_slice(x);
-        self.load(&lanes)
+        self.load(&padded(x))
     }
+    /// Up to sixteen little-endian floats, the missing ones zero.
+    #[inline(always)]
+    fn load_f32_part(self, x: &[u8]) -> Self::F {
+        self.load_f32(&padded(x))
+    }
+    /// Up to sixteen little-endian half floats, the missing ones zero.
+    #[inline(always)]
+    fn load_f16_part(self, x: &[u8]) -> Self::F {
+        self.load_f16(&padded(x))
+    }
+}
+
+/// `x` and zeros up to `N` elements. `N` is a power of two, and `x` is copied in pieces of half of it, a quarter, and so
+/// on: each has a fixed size, so that the copy is a move and not a call.
+#[inline(always)]
+pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
+    let mut all = [T::default(); N];
+    let mut done = 0;
+    let mut piece = N;
+    while piece > 0 {
+        if x.len() & piece != 0 {
+            all[done..done + piece].copy_from_slice(&x[done..done + piece]);
+            done += piece;
+        }
+        piece /= 2;
+    }
+    all
 }
 
 /// A piece of work that can be compiled for any instruction set.

@@ -1,10 +1,14 @@
 //! AVX2 (with F16C) and AVX-512 (with BW, DQ, VL and VNNI) for x86-64.
 
-use super::{BLOCK, Kernel, LANES, Simd, TILE};
+use super::{BLOCK, Kernel, LANES, Simd, TILE, padded};
 use core::arch::x86_64::*;
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
 pub(super) fn has_avx2() -> bool {
+    // Miri interprets the vector instructions, but not those that ask the CPU for them.
+    if cfg!(miri) {
+        return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
+    }
     let one = __cpuid(1).ecx;
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
     osxsave & avx & f16c == 1
@@ -16,7 +20,7 @@ pub(super) fn has_avx2() -> bool {
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) fn has_avx512() -> bool {
-    if !has_avx2() {
+    if !has_avx2() || cfg!(miri) {
         return false;
     }
     let seven = __cpuid_count(7, 0);
@@ -74,6 +78,21 @@ macro_rules! tile_operations {
                 _mm256_and_si256(halves, _mm256_set1_epi8(15))
             }
         }
+        /// Every byte gets the byte of fifth bits that holds its own, and 16 where that bit is set.
+        #[inline(always)]
+        fn fives(self, x: &[u8; 20]) -> Self::B {
+            let (fifth, low) = x.split_at(4);
+            let (Ok(fifth), Ok(low)) = (fifth.try_into(), low.try_into()) else { unreachable!() };
+            let low = self.nibbles(low);
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let all = _mm256_set1_epi32(i32::from_le_bytes(fifth));
+                let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(all, spread), bit), bit);
+                _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+            }
+        }
         /// Three levels of pairwise adds leave one sum for each row.
         #[inline(always)]
         fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
@@ -116,6 +135,30 @@ macro_rules! tile_operations {
     };
 }
 
+/// The lanes of the first `n` of eight values, for a masked load.
+#[inline(always)]
+unsafe fn first(n: usize) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lanes)
+    }
+}
+
+/// Up to sixteen floats at `x`, the missing ones zero.
+///
+/// # Safety
+/// `n` floats may be read at `x`, and the caller has AVX2.
+#[inline(always)]
+unsafe fn load_first(x: *const f32, n: usize) -> (__m256, __m256) {
+    // SAFETY: masked-out lanes are not read, and the second half is looked at only where it begins inside the slice.
+    unsafe {
+        let low = _mm256_maskload_ps(x, first(n.min(8)));
+        let high = if n > 8 { _mm256_maskload_ps(x.add(8), first(n - 8)) } else { _mm256_setzero_ps() };
+        (low, high)
+    }
+}
+
 /// Sixteen bfloat16s in a 256-bit register, as two registers of eight floats.
 #[inline(always)]
 unsafe fn widen_bf16(x: __m128i) -> __m256 {
@@ -137,6 +180,28 @@ unsafe fn sum_eight(v: __m256) -> f32 {
 impl Simd for Avx2 {
     type F = (__m256, __m256);
     tile_operations!();
+
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::F {
+        // SAFETY: as many floats as the slice has are read, sixteen at most; the token proves the instructions.
+        unsafe { load_first(x.as_ptr(), x.len().min(LANES)) }
+    }
+    #[inline(always)]
+    fn load_f16_part(self, x: &[u8]) -> Self::F {
+        match x.first_chunk::<16>() {
+            // Heads of eight values, as small models have them.
+            // SAFETY: 16 bytes may be read; the token proves the instructions.
+            Some(half) if x.len() == 16 => unsafe {
+                (_mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().cast())), _mm256_setzero_ps())
+            },
+            _ => self.load_f16(&padded(x)),
+        }
+    }
+    #[inline(always)]
+    fn load_f32_part(self, x: &[u8]) -> Self::F {
+        // SAFETY: as many floats as the slice has are read, sixteen at most; the token proves the instructions.
+        unsafe { load_first(x.as_ptr().cast(), (x.len() / 4).min(LANES)) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -241,6 +306,18 @@ impl Simd for Avx512 {
         let mask = ((1u32 << x.len().min(LANES)) - 1) as u16;
         // SAFETY: only the lanes of the mask, which lie in the slice, are read; the token proves the instructions.
         unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f32_part(self, x: &[u8]) -> Self::F {
+        let mask = ((1u32 << (x.len() / 4).min(LANES)) - 1) as u16;
+        // SAFETY: only the lanes of the mask, which lie in the slice, are read; the token proves the instructions.
+        unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_f16_part(self, x: &[u8]) -> Self::F {
+        let mask = ((1u32 << (x.len() / 2).min(LANES)) - 1) as u16;
+        // SAFETY: only the lanes of the mask, which lie in the slice, are read; the token proves the instructions.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, x.as_ptr().cast())) }
     }
     #[inline(always)]
     fn load_f32(self, x: &[u8; 64]) -> Self::F {

@@ -1,4 +1,6 @@
 //! The oracle against `transformers` and against itself.
 
+mod container;
 mod golden;
+mod hf;
 mod stories;

@@ -1,0 +1,85 @@
+//! The subcommands, one file each, and the one table that names them.
+
+mod chat;
+mod completions;
+mod convert;
+mod inspect;
+mod man;
+mod plan;
+mod run;
+mod tokenize;
+
+use crate::failure::{Failure, Status};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use std::io::Write;
+
+/// A subcommand: its name, what it does, its flags, and the function that runs it.
+struct Subcommand {
+    name: &'static str,
+    about: &'static str,
+    flags: fn(Command) -> Command,
+    run: fn(&ArgMatches, &mut dyn Write) -> Result<Status, Failure>,
+}
+
+/// The row of a subcommand whose flags are `A`.
+macro_rules! subcommand {
+    ($name:literal, $about:literal, $module:ident) => {
+        Subcommand {
+            name: $name,
+            about: $about,
+            flags: <$module::Flags as Args>::augment_args,
+            run: |matches, stdout| $module::run(&read(matches)?, stdout),
+        }
+    };
+}
+
+const SUBCOMMANDS: &[Subcommand] = &[
+    subcommand!("run", "Continue a text", run),
+    subcommand!("chat", "Talk with a model through its chat template", chat),
+    subcommand!("plan", "Say to the byte what a model takes, and whether that fits", plan),
+    subcommand!("inspect", "Show a model's metadata and tensors, and what is big", inspect),
+    subcommand!("tokenize", "Print the token ids of a text", tokenize),
+    subcommand!("convert", "Turn a model into a GGUF file", convert),
+    subcommand!("completions", "Print the completions for a shell", completions),
+    subcommand!("man", "Print the manual page", man),
+];
+
+/// The one definition of the command line. The flags of a subcommand are only made when it is used, because a process that
+/// runs a model in two megabytes has no room for the flags of the others.
+pub fn command() -> Command {
+    let command = Command::new("smidgen")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Run, inspect and convert language models in a smidgen of RAM")
+        .after_help("Exit status: 0 done, 1 failed, 2 wrong usage or bad input, 3 does not fit the budget, 130 stopped by Ctrl-C")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true);
+    SUBCOMMANDS.iter().fold(command, |command, subcommand| {
+        command.subcommand(Command::new(subcommand.name).about(subcommand.about).defer(subcommand.flags))
+    })
+}
+
+/// Runs the subcommand that the arguments name.
+pub(crate) fn dispatch(matches: &ArgMatches, stdout: &mut dyn Write) -> Result<Status, Failure> {
+    let named = matches.subcommand().and_then(|(name, matches)| {
+        SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name).map(|subcommand| (subcommand, matches))
+    });
+    match named {
+        Some((subcommand, matches)) => (subcommand.run)(matches, stdout),
+        None => Err(Failure::Input("no subcommand given; 'smidgen --help' lists them".to_owned())),
+    }
+}
+
+fn read<A: FromArgMatches>(matches: &ArgMatches) -> Result<A, Failure> {
+    A::from_arg_matches(matches).map_err(|error| Failure::Input(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_definition_of_the_flags_is_in_order() {
+        let mut command = super::command();
+        command.build();
+        command.debug_assert();
+    }
+}

@@ -1,0 +1,286 @@
+//! `smidgen run`: a text and its continuation.
+
+use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
+use crate::failure::{Failure, Status};
+use crate::generate::{Ending, Generator, Outcome, Prompted};
+use crate::interrupt::{Guard, Interrupt};
+use crate::load::{self, Line, Session, Source};
+use crate::npy;
+use crate::prompt::{self, PromptArgs};
+use crate::report;
+use clap::Args;
+use serde::Serialize;
+use smidgen_core::sample::{Candidate, Sampler};
+use smidgen_core::tokenizer::Encode;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+#[derive(Args, Debug)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    prompt: PromptArgs,
+
+    /// Token ids instead of text, such as "1 22 7"; nothing is added to them
+    #[arg(long, value_name = "IDS", conflicts_with_all = ["text", "file"], help_heading = "Prompt")]
+    ids: Option<String>,
+
+    /// Write the text to this file instead
+    #[arg(short = 'o', long = "output", value_name = "FILE", help_heading = "Output")]
+    output: Option<PathBuf>,
+
+    /// Write the f32 logits of every prompt position as .npy (positions x vocabulary)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    logits: Option<PathBuf>,
+
+    /// Print one JSON object instead of the text and the summary
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+
+    #[command(flatten)]
+    ending: EndingArgs,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// `smidgen.run/1`, described in `docs/json.md`.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    model: &'a str,
+    prompt: &'a str,
+    prompt_ids: &'a [u32],
+    ids: &'a [u32],
+    continuation: &'a str,
+    text: String,
+    ending: Ending,
+    seed: u64,
+    isa: &'static str,
+    threads: usize,
+    context_tokens: usize,
+    timings: Timings,
+    plan: &'a [Line],
+    planned_bytes: u64,
+    peak_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Timings {
+    load_ms: f64,
+    first_token_ms: f64,
+    prompt_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+}
+
+impl Timings {
+    fn new(load: Duration, prompted: &Prompted, outcome: &Outcome) -> Self {
+        // The first new token is known when the prompt has passed, so its time is the prompt's.
+        let n_decoded = outcome.n_new.saturating_sub(1);
+        Self {
+            load_ms: load.as_secs_f64() * 1e3,
+            first_token_ms: prompted.time.as_secs_f64() * 1e3,
+            prompt_tokens_per_s: rate(prompted.n_tokens, prompted.time),
+            decode_tokens_per_s: rate(n_decoded, outcome.time),
+        }
+    }
+}
+
+fn rate(n: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
+    let began = Instant::now();
+    let text = match flags.ids {
+        Some(_) => String::new(),
+        None => flags.prompt.read_trimmed()?,
+    };
+    for path in flags.output.iter().chain(&flags.logits) {
+        if path.is_dir() {
+            return Err(Failure::Input(format!("{}: is a directory, not a file to write", path.display())));
+        }
+    }
+    let source = Source::open(&flags.model)?;
+    load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
+        continue_text(flags, text, session, stdout)
+    })
+}
+
+/// Where the continuation goes while it comes.
+struct Sink<'a> {
+    stdout: Option<&'a mut dyn Write>,
+    /// What has come so far, when it is wanted as a whole; its room is reserved before the first token.
+    kept: Option<Vec<u8>>,
+}
+
+impl Sink<'_> {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(piece);
+        }
+        match &mut self.stdout {
+            Some(stdout) => report::write(*stdout, piece),
+            None => Ok(()),
+        }
+    }
+}
+
+fn continue_text(
+    flags: &Flags,
+    text: String,
+    session: &mut Session<'_>,
+    stdout: &mut dyn Write,
+) -> Result<Status, Failure> {
+    let context_tokens = session.settings.limits.context_tokens;
+    let (prompt, mut tokens) = prompt_tokens(flags, text, session)?;
+    let n_prompt = tokens.len();
+    tokens.reserve_exact((context_tokens + 1).saturating_sub(n_prompt));
+
+    let params = session.settings.params;
+    let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
+    let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
+    let keeps = flags.json || flags.output.is_some();
+    let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
+    let mut sink = Sink { kept: keeps.then(|| Vec::with_capacity(room)), stdout: (!keeps).then_some(&mut *stdout) };
+    if sink.stdout.is_some() {
+        sink.write(prompt.as_bytes())?;
+    }
+
+    let interrupt = Interrupt::watch()?;
+    let guard = interrupt.guard();
+    let prompted = match &flags.logits {
+        Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
+        None => generator.prompt(session, &tokens, None, &guard)?,
+    };
+    let outcome = generator.run(session, &mut tokens, prompted.first, &guard, &mut |piece| sink.write(piece))?;
+    drop(guard);
+
+    let Sink { kept, stdout: _ } = sink;
+    let continuation = String::from_utf8_lossy(kept.as_deref().unwrap_or_default());
+    if let Some(path) = &flags.output {
+        let whole = [prompt.as_bytes(), continuation.as_bytes()].concat();
+        let written = smidgen_host::atomic::write(path, |file| {
+            file.write_all(&whole).map_err(|error| smidgen_host::Error::writing(path, &error))
+        });
+        written.map_err(load::host_failure)?;
+    }
+    let timings = Timings::new(session.load, &prompted, &outcome);
+    if flags.json {
+        let report = Report {
+            schema: "smidgen.run/1",
+            model: session.name,
+            prompt: &prompt,
+            prompt_ids: &tokens[..n_prompt],
+            ids: &tokens[n_prompt..],
+            continuation: &continuation,
+            text: format!("{prompt}{continuation}"),
+            ending: outcome.ending,
+            seed: params.seed,
+            isa: session.settings.isa.name(),
+            threads: session.settings.limits.n_threads,
+            context_tokens,
+            timings,
+            plan: &session.budget.lines,
+            planned_bytes: session.budget.total(),
+            peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+        };
+        report::json(stdout, &report)?;
+    } else {
+        if !keeps {
+            report::write(stdout, b"\n")?;
+        }
+        summarize(session, &prompted, &outcome, &timings, params.seed);
+    }
+    Ok(if outcome.ending == Ending::Interrupted { Status::Interrupted } else { Status::Done })
+}
+
+/// The text of the prompt and its ids, which fit the context.
+fn prompt_tokens(flags: &Flags, text: String, session: &Session<'_>) -> Result<(String, Vec<u32>), Failure> {
+    let tokenizer = session.tokenizer;
+    let context_tokens = session.settings.limits.context_tokens;
+    let (text, ids) = match &flags.ids {
+        Some(ids) => {
+            let ids = prompt::parse_ids(ids, session.model.hparams().n_vocab)?;
+            (prompt::decode(tokenizer, &ids), ids)
+        }
+        None => {
+            // Text that is longer than this many of the longest tokens need not be encoded to be refused.
+            if text.len() / tokenizer.max_piece_bytes() > context_tokens {
+                return Err(too_long(session, &format!("{} bytes", text.len())));
+            }
+            let options = Encode { add_special: true, parse_special: true };
+            let mut ids = prompt::encode(tokenizer, &text, options).map_err(|error| session.refused(error))?;
+            if tokenizer.adds_eos() {
+                // What ends a text must not stand before its continuation.
+                ids.pop();
+            }
+            (text, ids)
+        }
+    };
+    if ids.is_empty() {
+        return Err(session.refused("an empty prompt, and the model has no BOS token to begin with; give -p TEXT"));
+    }
+    if ids.len() > context_tokens {
+        return Err(too_long(session, &format!("{} tokens", ids.len())));
+    }
+    Ok((text, ids))
+}
+
+fn too_long(session: &Session<'_>, size: &str) -> Failure {
+    Failure::Input(format!(
+        "the prompt has {size}, more than the context of {} tokens; give a larger -c (the model was trained with {})",
+        session.settings.limits.context_tokens,
+        session.model.hparams().context_train,
+    ))
+}
+
+/// Reads the prompt while its logits go to the file `path`.
+fn with_logits(
+    path: &Path,
+    session: &mut Session<'_>,
+    tokens: &[u32],
+    generator: &mut Generator<'_>,
+    guard: &Guard<'_>,
+) -> Result<Prompted, Failure> {
+    let n_vocab = session.model.hparams().n_vocab;
+    let mut stopped = None;
+    let written = smidgen_host::atomic::write(path, |file| {
+        let unwritten = |error| Failure::Failed(format!("{}: cannot be written: {error}", path.display()));
+        let header = npy::write_header(file, tokens.len(), n_vocab).map_err(unwritten);
+        let mut each = |logits: &[f32]| npy::write_row(file, logits).map_err(unwritten);
+        let read = header.and_then(|()| generator.prompt(session, tokens, Some(&mut each), guard));
+        let whole = read.and_then(|prompted| prompted.first.map(|_| prompted).ok_or(Failure::Interrupted));
+        whole.map_err(|failure| {
+            stopped = Some(failure);
+            smidgen_host::Error::failed(path, "not written")
+        })
+    });
+    written.map_err(|error| stopped.unwrap_or_else(|| load::host_failure(error)))
+}
+
+/// The line on the standard error, and the one before it when the context ended the text.
+fn summarize(session: &Session<'_>, prompted: &Prompted, outcome: &Outcome, timings: &Timings, seed: u64) {
+    if outcome.ending == Ending::Context {
+        let context_tokens = session.settings.limits.context_tokens;
+        eprintln!("smidgen: the context of {context_tokens} tokens is full; a larger -c goes on");
+    }
+    let peak = smidgen_host::machine::peak_rss_bytes().map_or("unknown".to_owned(), report::bytes);
+    eprintln!(
+        "smidgen: loaded in {:.1} ms, first token after {:.1} ms; prompt {} tokens at {:.0} tokens/s, {} new at {:.0} tokens/s; \
+         planned {}, peak {peak}; seed {seed}",
+        timings.load_ms,
+        timings.first_token_ms,
+        prompted.n_tokens,
+        timings.prompt_tokens_per_s,
+        outcome.n_new,
+        timings.decode_tokens_per_s,
+        report::bytes(session.budget.total()),
+    );
+}

@@ -1,0 +1,184 @@
+//! From prompt ids to new ids and their text: the loop that `run` and `chat` share.
+
+use crate::args::EndingArgs;
+use crate::failure::Failure;
+use crate::interrupt::Guard;
+use crate::load::Session;
+use crate::progress::Bar;
+use crate::stop::StopStrings;
+use smidgen_core::sample::Sampler;
+use smidgen_host::Progress;
+use std::time::{Duration, Instant};
+
+/// Batches of a prompt between two looks at the progress bar and at Ctrl-C; each such step computes logits once.
+const BATCHES_PER_STEP: usize = 4;
+
+/// Why the text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The model said so.
+    EndOfText,
+    /// As many new tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// A stop string.
+    Stop,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// What reading the prompt gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompted {
+    /// The first new token; `None` when Ctrl-C came before it was known.
+    pub first: Option<u32>,
+    /// Tokens that passed through the model.
+    pub n_tokens: usize,
+    /// How long that took.
+    pub time: Duration,
+}
+
+/// What generating took and how it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Why the text ended.
+    pub ending: Ending,
+    /// New tokens.
+    pub n_new: usize,
+    /// From the first new token until the end.
+    pub time: Duration,
+}
+
+/// What to do with the logits of each prompt position.
+pub type LogitsSink<'s> = &'s mut dyn FnMut(&[f32]) -> Result<(), Failure>;
+
+/// Everything the loop needs beside the engine; nothing in it grows once the loop runs.
+pub struct Generator<'a> {
+    sampler: Sampler<'a>,
+    stop: StopStrings,
+    /// Room for the text of one token.
+    piece: Vec<u8>,
+    /// New tokens at most.
+    limit: usize,
+    ignore_eos: bool,
+}
+
+impl<'a> Generator<'a> {
+    /// A loop for the model of `session`.
+    pub fn new(session: &Session<'_>, sampler: Sampler<'a>, ending: &EndingArgs) -> Self {
+        let piece_bytes = session.tokenizer.max_piece_bytes();
+        Self {
+            sampler,
+            stop: StopStrings::new(&ending.stop, piece_bytes),
+            piece: vec![0; piece_bytes],
+            limit: usize::try_from(ending.predict).unwrap_or(usize::MAX),
+            ignore_eos: ending.ignore_eos,
+        }
+    }
+
+    /// Passes the tokens that the engine does not hold yet through it, gives their logits to `each`, and chooses the
+    /// first new token. There must be at least one such token.
+    ///
+    /// # Errors
+    /// Those of `each`, and tokens that the engine refuses.
+    pub fn prompt(
+        &mut self,
+        session: &mut Session<'_>,
+        tokens: &[u32],
+        mut each: Option<LogitsSink<'_>>,
+        interrupt: &Guard<'_>,
+    ) -> Result<Prompted, Failure> {
+        let began = Instant::now();
+        let bar = Bar::new();
+        let new = &tokens[session.engine.position()..];
+        let mut first = None;
+        let mut left = new.len();
+        bar.begin("prompt", new.len() as u64);
+        for batch in new.chunks(BATCHES_PER_STEP * session.settings.limits.batch_tokens) {
+            if interrupt.is_pressed() {
+                break;
+            }
+            left -= batch.len();
+            let mut result = Ok(());
+            let forwarded = match each.as_mut() {
+                Some(each) => session.engine.forward_each(batch, |index, logits| {
+                    if result.is_ok() {
+                        result = each(logits);
+                    }
+                    if left == 0 && index + 1 == batch.len() {
+                        first = Some(self.sampler.sample(logits, tokens));
+                    }
+                }),
+                None => session.engine.forward(batch).map(|logits| {
+                    if left == 0 {
+                        first = Some(self.sampler.sample(logits, tokens));
+                    }
+                }),
+            };
+            forwarded.map_err(|error| refused(session.name, error))?;
+            result?;
+            bar.advance(batch.len() as u64);
+        }
+        bar.end();
+        Ok(Prompted { first, n_tokens: new.len(), time: began.elapsed() })
+    }
+
+    /// Continues `tokens` with `first`, and with what follows from it until the text ends. The new ids are appended to
+    /// `tokens`; their text goes to `emit` in whole characters as it comes.
+    ///
+    /// # Errors
+    /// Those of `emit`, and tokens that the engine refuses.
+    pub fn run(
+        &mut self,
+        session: &mut Session<'_>,
+        tokens: &mut Vec<u32>,
+        first: Option<u32>,
+        interrupt: &Guard<'_>,
+        emit: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<Outcome, Failure> {
+        let began = Instant::now();
+        let n_prompt = tokens.len();
+        let mut decoder = session.tokenizer.decoder();
+        for &id in tokens.iter() {
+            // The text of the prompt is known; the decoder only has to stand where the prompt ends.
+            decoder.push(id, &mut self.piece);
+        }
+        let ending = match first {
+            None => Ending::Interrupted,
+            Some(_) if self.limit == 0 => Ending::Length,
+            Some(mut id) => loop {
+                if session.tokenizer.is_end(id) && !self.ignore_eos {
+                    break Ending::EndOfText;
+                }
+                tokens.push(id);
+                let n_bytes = decoder.push(id, &mut self.piece);
+                if self.stop.push(&self.piece[..n_bytes], &mut *emit)? {
+                    break Ending::Stop;
+                }
+                if tokens.len() - n_prompt >= self.limit {
+                    break Ending::Length;
+                }
+                if interrupt.is_pressed() {
+                    break Ending::Interrupted;
+                }
+                if session.engine.position() == session.settings.limits.context_tokens {
+                    break Ending::Context;
+                }
+                let logits = session.engine.forward(&[id]).map_err(|error| refused(session.name, error))?;
+                id = self.sampler.sample(logits, tokens);
+            },
+        };
+        if ending != Ending::Stop {
+            let n_bytes = decoder.finish(&mut self.piece);
+            self.stop.push(&self.piece[..n_bytes], &mut *emit)?;
+        }
+        self.stop.finish(emit)?;
+        Ok(Outcome { ending, n_new: tokens.len() - n_prompt, time: began.elapsed() })
+    }
+}
+
+fn refused(name: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::Input(format!("{name}: {error}"))
+}

@@ -1,0 +1,8 @@
+//! The `smidgen` command from outside: what it prints, where, and how it ends.
+
+mod bad_input;
+mod chat;
+mod files;
+mod generation;
+mod planning;
+mod smidgen;

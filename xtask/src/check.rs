@@ -1,0 +1,33 @@
+//! What can be said about the code without running it.
+
+use crate::install;
+use crate::step::{self, ONE, Report, Stop, cargo, run};
+
+/// Formatting, clippy, documentation, dependencies and the house rules.
+pub(crate) fn all(report: &mut Report) {
+    report.step("fmt", |_| run(&mut cargo(&["fmt", "--all", "--check"])));
+    report.step("clippy", |_| {
+        run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+    });
+    report.step("doc", |_| {
+        run(cargo(&["doc", "--locked", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+    });
+    report.step("deny", |_| {
+        let deny = install::tool("cargo-deny").ok_or(Stop::Skipped("cargo-deny is not installed".into()))?;
+        // Advisories live in a git repository that not every machine reaches; what needs no network is checked here.
+        run(&mut step::program(&deny, &["--locked", "--offline", "check", "bans", "licenses", "sources"]))
+    });
+    tidy(report);
+}
+
+/// The house rules.
+pub(crate) fn tidy(report: &mut Report) {
+    report.step("tidy", |_| {
+        let findings = crate::tidy::findings(&crate::root())?;
+        findings.iter().for_each(|finding| step::say(&finding.to_string()));
+        match findings.len() {
+            0 => Ok(ONE),
+            n => Err(Stop::Failed(format!("{n} findings"))),
+        }
+    });
+}

@@ -1,0 +1,139 @@
+//! What the tests need and a fresh machine lacks: emulators, nightly parts, a Python environment, two cargo tools.
+//!
+//! What is there already is left alone. What cannot be tried here (no root, no rustup) is skipped with a line that says
+//! so, and the tests that need it skip in turn; what was tried and did not work is a failure.
+
+use crate::step::{ONE, Report, Stop, cargo, output, program, run, works};
+use std::path::{Path, PathBuf};
+
+/// cargo-deny and cargo-fuzz, at the versions that the checks were written with.
+const TOOLS: &[(&str, &str)] = &[("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
+/// What pip installs for tests that compare with other implementations.
+const REQUIREMENTS: &str = "tools/requirements-test.txt";
+
+/// Installs everything, one step each.
+pub(crate) fn all(report: &mut Report) {
+    report.step("install: nightly parts", |_| nightly_parts());
+    report.step("install: emulators", |_| packages());
+    report.step("install: Python environment", |_| python_environment());
+    for (name, version) in TOOLS {
+        report.step(&format!("install: {name}"), |_| cargo_tool(name, version));
+    }
+}
+
+/// Where `name` can be run: the copy that [`all`] installed.
+pub(crate) fn tool(name: &str) -> Option<String> {
+    let path = tools_folder().join("bin").join(name);
+    path.is_file().then(|| path.to_string_lossy().into_owned())
+}
+
+/// Whether a program called `name` is on the path.
+pub(crate) fn is_on_path(name: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(name).is_file())
+}
+
+/// Whether the nightly toolchain has the source of its own standard library.
+pub(crate) fn has_nightly_source() -> bool {
+    sysroot("nightly").is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").is_dir())
+}
+
+/// The folder of a rustup toolchain.
+pub(crate) fn sysroot(toolchain: &str) -> Option<PathBuf> {
+    let mut command = program("rustup", &["run", toolchain, "rustc", "--print", "sysroot"]);
+    command.env_remove("RUSTUP_TOOLCHAIN").env("RUSTUP_AUTO_INSTALL", "0");
+    output(&mut command).ok().map(|path| PathBuf::from(path.trim()))
+}
+
+/// Whether Debian's rustc is there with the source of its standard library.
+pub(crate) fn has_debian_source() -> bool {
+    Path::new("/usr/bin/rustc").is_file() && Path::new("/usr/lib/rustlib/src/rust/library/core").is_dir()
+}
+
+fn tools_folder() -> PathBuf {
+    crate::root().join("target/tools")
+}
+
+/// Miri and the source of the standard library, which rustup serves; foreign targets can also do with Debian's.
+fn nightly_parts() -> Result<crate::step::Counts, Stop> {
+    if has_nightly_source() && works(&mut cargo(&["+nightly", "miri", "--version"])) {
+        return Ok(ONE);
+    }
+    if !is_on_path("rustup") {
+        return Err(Stop::Skipped("there is no rustup".into()));
+    }
+    let wanted = ["toolchain", "install", "nightly", "--profile", "minimal", "-c", "miri,rust-src", "--no-self-update"];
+    let added = match sysroot("nightly") {
+        Some(_) => works(&mut program("rustup", &["component", "add", "--toolchain", "nightly", "miri", "rust-src"])),
+        None => works(&mut program("rustup", &wanted)),
+    };
+    match added {
+        true => Ok(ONE),
+        false => Err(Stop::Skipped("rustup does not reach its server".into())),
+    }
+}
+
+/// Debian's packages, through root or sudo.
+fn packages() -> Result<crate::step::Counts, Stop> {
+    let mut wanted = Vec::new();
+    if !is_on_path("qemu-ppc") {
+        wanted.push("qemu-user");
+    }
+    if !has_nightly_source() && !has_debian_source() {
+        wanted.extend(["rustc-web", "rust-web-src"]);
+    }
+    if !works(&mut program("python3", &["-c", "import ensurepip, venv"])) {
+        wanted.extend(["python3", "python3-venv"]);
+    }
+    if wanted.is_empty() {
+        return Ok(ONE);
+    }
+    let missing = |reason: &str| Stop::Skipped(format!("{reason}; wanted: {}", wanted.join(" ")));
+    if !is_on_path("apt-get") {
+        return Err(missing("there is no apt-get"));
+    }
+    let root = output(&mut program("id", &["-u"])).is_ok_and(|id| id.trim() == "0");
+    let sudo: &[&str] = match root {
+        true => &[],
+        false if works(&mut program("sudo", &["-n", "true"])) => &["sudo", "-n"],
+        false => return Err(missing("neither root nor sudo without a password")),
+    };
+    let apt = |arguments: &[&str]| {
+        let words = [sudo, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"], arguments].concat();
+        run(&mut program(words[0], &words[1..]))
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "-y", "--no-install-recommends"], wanted.as_slice()].concat())
+}
+
+/// `.venv` with the pinned requirements, made anew when they have changed.
+fn python_environment() -> Result<crate::step::Counts, Stop> {
+    let root = crate::root();
+    let Ok(wanted) = std::fs::read_to_string(root.join(REQUIREMENTS)) else {
+        return Err(Stop::Skipped(format!("there is no {REQUIREMENTS}")));
+    };
+    // A copy of what was installed, so that a second run has nothing to do.
+    let stamp = root.join(".venv/installed.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(ONE);
+    }
+    if !works(&mut program("python3", &["-c", "import ensurepip, venv"])) {
+        return Err(Stop::Skipped("there is no python3 with venv".into()));
+    }
+    run(&mut program("python3", &["-m", "venv", "--clear", ".venv"]))?;
+    run(&mut program(".venv/bin/python", &["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]))?;
+    std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
+    Ok(ONE)
+}
+
+/// A cargo tool in `target/tools`, built without optimization: building it is most of what it costs.
+fn cargo_tool(name: &str, version: &str) -> Result<crate::step::Counts, Stop> {
+    if let Some(path) = tool(name)
+        && output(&mut program(&path, &["--version"])).is_ok_and(|line| line.trim().ends_with(version))
+    {
+        return Ok(ONE);
+    }
+    let folder = tools_folder();
+    let folder = folder.to_string_lossy();
+    run(&mut cargo(&["install", "--quiet", "--locked", "--debug", "--root", &folder, "--version", version, name]))
+}

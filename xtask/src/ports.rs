@@ -1,0 +1,200 @@
+//! The engine on foreign machines: `ports/user`, built for each instruction set, must print what it prints here.
+//!
+//! The program reads a model and prints token ids and a hash over every bit of every logit, one line for each kernel
+//! set that the CPU has. On x86-64 it runs natively; everywhere else in QEMU's user mode, whose CPU models refuse what
+//! the real ones lack.
+
+use crate::install;
+use crate::step::{self, Counts, Report, Stop, cargo, output, program, run};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One machine: its target, what the compiler may assume of its CPU, and the emulators that stand for it.
+struct Machine {
+    target: &'static str,
+    cpu: &'static str,
+    emulators: &'static [&'static [&'static str]],
+}
+
+const NATIVE: &str = "x86_64-unknown-linux-gnu";
+
+const MACHINES: &[Machine] = &[
+    Machine { target: NATIVE, cpu: "x86-64", emulators: &[] },
+    // The Power Macintosh G3: 32 bits, big-endian.
+    Machine { target: "powerpc-unknown-linux-gnu", cpu: "750", emulators: &[&["qemu-ppc", "-cpu", "750"]] },
+    Machine {
+        target: "aarch64-unknown-linux-gnu",
+        cpu: "generic",
+        emulators: &[&["qemu-aarch64", "-cpu", "max"], &["qemu-aarch64", "-cpu", "cortex-a53"]],
+    },
+    // The Raspberry Pi Zero.
+    Machine {
+        target: "arm-unknown-linux-gnueabihf",
+        cpu: "arm1176jzf-s",
+        emulators: &[&["qemu-arm", "-cpu", "arm1176"]],
+    },
+    // The first Pentium: floats in the x87, no SSE.
+    Machine { target: "i586-unknown-linux-gnu", cpu: "pentium", emulators: &[&["qemu-i386", "-cpu", "pentium"]] },
+    // 64 bits, big-endian.
+    Machine { target: "s390x-unknown-linux-gnu", cpu: "z10", emulators: &[&["qemu-s390x"]] },
+];
+
+/// Where the checkpoints lie, and what each weight type is tried on.
+const CHECKPOINTS: &str = "testdata/hf";
+const OUTTYPES: &[&str] = &["f32", "f16", "bf16", "q8_0"];
+
+/// A model to run: its name, its file, and what the program must print of it.
+struct Model {
+    name: String,
+    path: PathBuf,
+    expected: String,
+}
+
+/// Builds, converts and compares.
+pub(crate) fn all(report: &mut Report) {
+    if !report.step("ports: build", |_| build()) {
+        return;
+    }
+    let mut models = Vec::new();
+    report.step("ports: x86_64, every kernel set", |_| {
+        models = convert()?;
+        for model in &mut models {
+            model.expected = native(&model.path)?;
+        }
+        Ok(Counts { passed: models.len(), failed: 0 })
+    });
+    for machine in MACHINES {
+        for emulator in machine.emulators {
+            report.step(&format!("ports: {}", emulator.join(" ")), |_| emulate(machine, emulator, &models));
+        }
+    }
+}
+
+/// `cargo build` with a compiler that comes with the source of its own standard library.
+fn build_command() -> Option<Command> {
+    if install::has_nightly_source() {
+        return Some(cargo(&["+nightly", "build"]));
+    }
+    install::has_debian_source().then(|| {
+        let mut command = cargo(&["build"]);
+        command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+        command
+    })
+}
+
+/// Builds the program for every machine at once: no C library, no start files, one static program each.
+fn build() -> Result<Counts, Stop> {
+    let mut command =
+        build_command().ok_or(Stop::Skipped("no compiler here has the source of its standard library".into()))?;
+    let linker = install::sysroot("stable")
+        .map(|root| root.join("lib/rustlib").join(NATIVE).join("bin/rust-lld"))
+        .filter(|path| path.is_file())
+        .ok_or(Stop::Skipped("the stable toolchain brings no rust-lld".into()))?;
+    command.args(["--release", "--locked", "--quiet", "--manifest-path", "ports/user/Cargo.toml"]);
+    command.args(["-Zbuild-std=core", "-Zbuild-std-features=compiler-builtins-mem"]);
+    for machine in MACHINES {
+        let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", machine.target.to_uppercase().replace('-', "_"));
+        let flags = [
+            &format!("-Clinker={}", linker.display()),
+            "-Clinker-flavor=ld.lld",
+            "-Crelocation-model=static",
+            "-Ctarget-feature=+crt-static",
+            "-Clink-args=-static",
+            "-Clink-args=-e_start",
+            &format!("-Ctarget-cpu={}", machine.cpu),
+        ];
+        command.args(["--target", machine.target]).env(variable, flags.join(" "));
+    }
+    run(&mut command)
+}
+
+/// The program of `machine`.
+fn binary(target: &str) -> PathBuf {
+    crate::root().join("ports/user/target").join(target).join("release/smidgen-user")
+}
+
+/// Every checkpoint as GGUF in every weight type that its widths allow, through the command that a user would type.
+fn convert() -> Result<Vec<Model>, Stop> {
+    run(&mut cargo(&["build", "--release", "--locked", "--quiet"]))?;
+    let root = crate::root();
+    let folder = root.join("target/ports");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut models = Vec::new();
+    for checkpoint in step::listing(&root.join(CHECKPOINTS))?.iter().filter(|path| path.is_dir()) {
+        let checkpoint_name = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for outtype in OUTTYPES {
+            let name = format!("{checkpoint_name} {outtype}");
+            let path = folder.join(format!("{checkpoint_name}-{outtype}.gguf"));
+            let words = ["convert", &checkpoint.to_string_lossy(), &path.to_string_lossy(), "--outtype", outtype];
+            let converted = output(&mut program("target/release/smidgen", &words));
+            // No block format divides an odd width: there the command must refuse.
+            match (converted, *outtype) {
+                (Ok(_), _) => models.push(Model { name, path, expected: String::new() }),
+                (Err(_), "q8_0") if checkpoint_name.contains("odd") => {}
+                (Err(stop), _) => return Err(stop),
+            }
+        }
+    }
+    match models.is_empty() {
+        true => Err(Stop::Failed(format!("no checkpoint in {CHECKPOINTS}"))),
+        false => Ok(models),
+    }
+}
+
+/// What the program prints here, once it is sure that every kernel set prints the same.
+fn native(model: &Path) -> Result<String, Stop> {
+    let text = output(Command::new(binary(NATIVE)).stdin(open(model)?))?;
+    agreed(&text).ok_or(Stop::Failed(format!("{}: the kernel sets differ:\n{text}", model.display())))
+}
+
+/// What stands after the kernel set on every line, when it is the same on all of them.
+fn agreed(text: &str) -> Option<String> {
+    let mut results = text.lines().map(|line| line.split_once(": ").map(|(_, result)| result.to_string()));
+    let first = results.next()??;
+    results.all(|result| result.as_ref() == Some(&first)).then_some(first)
+}
+
+/// Runs every model in `emulator` and compares.
+fn emulate(machine: &Machine, emulator: &[&str], models: &[Model]) -> Result<Counts, Stop> {
+    if !install::is_on_path(emulator[0]) {
+        return Err(Stop::Skipped(format!("there is no {}", emulator[0])));
+    }
+    if models.is_empty() {
+        return Err(Stop::Failed("there is nothing to compare with".into()));
+    }
+    let mut counts = Counts::default();
+    for model in models {
+        let mut command = program(emulator[0], &emulator[1..]);
+        let outcome = output(command.arg(binary(machine.target)).stdin(open(&model.path)?));
+        match outcome {
+            Ok(text) if agreed(&text).as_ref() == Some(&model.expected) => counts.passed += 1,
+            Ok(text) => {
+                counts.failed += 1;
+                step::say(&format!("{}: not what x86-64 gives:\n{text}wanted: {}", model.name, model.expected));
+            }
+            Err(Stop::Failed(reason) | Stop::Skipped(reason)) => {
+                counts.failed += 1;
+                step::say(&format!("{}: {reason}", model.name));
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn open(path: &Path) -> Result<File, Stop> {
+    File::open(path).map_err(|error| Stop::Failed(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_sets_must_agree() {
+        assert_eq!(agreed("scalar: 1 2 ff\navx2: 1 2 ff\n"), Some("1 2 ff".into()));
+        assert_eq!(agreed("scalar: 1 2 ff\navx2: 1 2 fe\n"), None);
+        assert_eq!(agreed("a panic, in one line\n"), None);
+        assert_eq!(agreed(""), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! Steps that are timed, counted and reported: each passes, fails, or says why it was skipped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// How a step ended, when it did not simply pass.
+pub(crate) enum Stop {
+    /// What went wrong, in one line.
+    Failed(String),
+    /// What is missing on this machine, in one line.
+    Skipped(String),
+}
+
+impl From<String> for Stop {
+    fn from(message: String) -> Self {
+        Stop::Failed(message)
+    }
+}
+
+/// How many tests of a step passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+}
+
+/// A step that is one test, which passed.
+pub(crate) const ONE: Counts = Counts { passed: 1, failed: 0 };
+
+/// What all steps came to.
+#[derive(Default)]
+pub(crate) struct Report {
+    counts: Counts,
+    lines: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Report {
+    /// Runs one step; its outcome goes into the report, and whether it passed comes back.
+    pub(crate) fn step(&mut self, name: &str, work: impl FnOnce(&mut Vec<String>) -> Result<Counts, Stop>) -> bool {
+        say(&format!("==> {name}"));
+        let start = Instant::now();
+        let outcome = work(&mut self.skipped);
+        let seconds = start.elapsed().as_secs_f64();
+        let (word, counts) = match outcome {
+            Ok(counts) if counts.failed == 0 => ("ok".to_string(), counts),
+            Ok(counts) => (format!("FAILED: {} of its tests", counts.failed), counts),
+            Err(Stop::Failed(reason)) => (format!("FAILED: {reason}"), Counts { passed: 0, failed: 1 }),
+            Err(Stop::Skipped(reason)) => {
+                self.skipped.push(format!("skipped: {name}, {reason}"));
+                ("skipped".to_string(), Counts::default())
+            }
+        };
+        self.counts.passed += counts.passed;
+        self.counts.failed += counts.failed;
+        let line = format!("{seconds:8.1} s  {name}: {word}");
+        say(&line);
+        self.lines.push(line);
+        counts.failed == 0
+    }
+
+    /// Prints what each step took, what was skipped and, as the last line, how many tests passed and failed.
+    pub(crate) fn close(&self) -> ExitCode {
+        say("\n==> summary");
+        self.lines.iter().chain(&self.skipped).for_each(|line| say(line));
+        say(&format!("{} passed, {} failed", self.counts.passed, self.counts.failed));
+        ExitCode::from(u8::from(self.counts.failed > 0))
+    }
+}
+
+/// Prints one line, in order with what the steps' programs print.
+pub(crate) fn say(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // When nobody listens any more there is nobody to tell.
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// A program to be run in the root of the workspace without an input.
+pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(name);
+    command.args(arguments).current_dir(crate::root()).stdin(Stdio::null());
+    command
+}
+
+/// `cargo` of the toolchain in use, or of the toolchain that `+name` as the first argument asks for.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    // Cargo sets these for what it runs; rustup must choose anew.
+    let mut command = program("cargo", arguments);
+    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs `command` with its output where ours goes.
+///
+/// # Errors
+/// When it cannot start or does not end with 0.
+pub(crate) fn run(command: &mut Command) -> Result<Counts, Stop> {
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
+    match status.success() {
+        true => Ok(ONE),
+        false => Err(Stop::Failed(format!("{} ended with {status}", shown(command)))),
+    }
+}
+
+/// Runs `command` quietly and gives what it printed to stdout.
+///
+/// # Errors
+/// When it cannot start or does not end with 0; then the end of what it said is in the message.
+pub(crate) fn output(command: &mut Command) -> Result<String, Stop> {
+    let output = command.output().map_err(|error| cannot_start(command, &error))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.trim_end().lines().last().unwrap_or_default().to_string();
+        return Err(Stop::Failed(format!("{} ended with {}: {last}", shown(command), output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether `command` starts and ends with 0; what it prints is dropped.
+pub(crate) fn works(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Runs a `cargo test`, counts its tests and keeps the lines in which tests say what they skipped.
+///
+/// # Errors
+/// When it cannot start, or fails without a failing test (then it did not build).
+pub(crate) fn run_tests(command: &mut Command, skipped: &mut Vec<String>) -> Result<Counts, Stop> {
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| cannot_start(command, &error))?;
+    let mut counts = Counts::default();
+    let output = child.stdout.take().map(BufReader::new);
+    for line in output.into_iter().flat_map(|output| output.split(b'\n')) {
+        let line = line.map_err(|error| format!("{}: {error}", shown(command)))?;
+        let line = String::from_utf8_lossy(&line);
+        say(&line);
+        if let Some(more) = closing_line(&line) {
+            counts.passed += more.passed;
+            counts.failed += more.failed;
+        }
+        if line.starts_with("skipped: ") && !skipped.iter().any(|other| *other == line) {
+            skipped.push(line.into_owned());
+        }
+    }
+    let status = child.wait().map_err(|error| format!("{}: {error}", shown(command)))?;
+    if !status.success() && counts.failed == 0 {
+        return Err(Stop::Failed(format!("{} ended with {status}", shown(command))));
+    }
+    Ok(counts)
+}
+
+/// Reads `test result: ok. 24 passed; 1 failed; ...`.
+fn closing_line(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |word: &str| {
+        let before = rest.split(word).next().filter(|before| before.len() < rest.len())?;
+        before.trim_end().rsplit(' ').next()?.parse().ok()
+    };
+    Some(Counts { passed: count(" passed;")?, failed: count(" failed;")? })
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> Stop {
+    Stop::Failed(format!("{} did not start: {error}", shown(command)))
+}
+
+/// The command as one would type it.
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// What lies in `folder`, sorted by name.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn listing(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_of_a_test_run_is_read() {
+        let line = "test result: FAILED. 23 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.24s";
+        assert_eq!(closing_line(line), Some(Counts { passed: 23, failed: 1 }));
+        assert_eq!(closing_line("running 3 tests"), None);
+        assert_eq!(closing_line("test result: none"), None);
+    }
+
+    #[test]
+    fn a_step_that_fails_makes_the_report_fail() {
+        let mut report = Report::default();
+        assert!(report.step("a", |_| Ok(Counts { passed: 3, failed: 0 })));
+        assert!(report.step("b", |_| Err(Stop::Skipped("no emulator".into()))));
+        assert_eq!(format!("{:?}", report.close()), format!("{:?}", ExitCode::SUCCESS));
+        assert!(!report.step("c", |_| Ok(Counts { passed: 1, failed: 1 })));
+        assert!(!report.step("d", |_| Err(Stop::Failed("it broke".into()))));
+        assert_eq!(report.counts, Counts { passed: 4, failed: 2 });
+        assert_eq!(report.skipped, ["skipped: b, no emulator"]);
+        assert_eq!(format!("{:?}", report.close()), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn tests_that_do_not_build_are_a_failure() {
+        let mut skipped = Vec::new();
+        let outcome =
+            run_tests(&mut program("sh", &["-c", "echo 'skipped: a, no shared data'; exit 101"]), &mut skipped);
+        assert!(matches!(outcome, Err(Stop::Failed(_))));
+        assert_eq!(skipped, ["skipped: a, no shared data"]);
+        assert!(matches!(run(&mut program("false", &[])), Err(Stop::Failed(_))));
+        assert!(matches!(output(&mut program("no-such-program", &[])), Err(Stop::Failed(_))));
+    }
+}

@@ -1,0 +1,43 @@
+//! Everything that must pass, in the order that fails soonest.
+
+use crate::step::{Report, Stop, cargo, output, program, run_tests};
+use crate::{check, fuzz, install, ports, tidy};
+
+/// Seconds for each fuzz target inside the tests; `cargo xtask fuzz 600` is the long run.
+const FUZZ_SECONDS: u32 = 20;
+/// Tests of core that Miri runs: the modules with `unsafe`, and the parsers that see hostile bytes first.
+const MIRI: &[&str] = &["arena::", "workers::", "simd::", "bytes::", "gguf::"];
+
+/// Installs what is missing, then checks, tests, interprets, fuzzes and emulates.
+pub(crate) fn all(report: &mut Report) {
+    if crate::shared_data().is_none() {
+        report.step("shared data", |_| Err(Stop::Skipped("there is no ../shared/data and no SMIDGEN_DATA".into())));
+    }
+    install::all(report);
+    check::all(report);
+    report.step("cargo test", |skipped| {
+        let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
+        run_tests(&mut cargo(&tests), skipped)
+    });
+    report.step("miri", |skipped| {
+        if !works_in_miri() {
+            return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
+        }
+        let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "-p", "smidgen-core", "--lib", "--"];
+        run_tests(&mut cargo(&[&tests, MIRI].concat()), skipped)
+    });
+    report.step("the first command of the README", |_| {
+        let text = output(&mut program("sh", &["-c", tidy::documents::RUN]))?;
+        let prompt = "Once upon a time";
+        match text.strip_prefix(prompt).is_some_and(|rest| rest.split_whitespace().count() >= 8) {
+            true => Ok(crate::step::ONE),
+            false => Err(Stop::Failed(format!("its text does not go on after the prompt: {text:?}"))),
+        }
+    });
+    ports::all(report);
+    fuzz::all(report, FUZZ_SECONDS, None);
+}
+
+fn works_in_miri() -> bool {
+    crate::step::works(&mut cargo(&["+nightly", "miri", "--version"]))
+}
