@@ -18,7 +18,11 @@ pub(crate) fn all(report: &mut Report) {
     check::all(report);
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
-        run_tests(&mut cargo(&tests), skipped)
+        let mut command = cargo(&tests);
+        if let Some(python) = install::python() {
+            command.env("SMIDGEN_PYTHON", python);
+        }
+        run_tests(&mut command, skipped)
     });
     report.step("miri", |skipped| {
         if !works_in_miri() {
