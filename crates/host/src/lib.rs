@@ -15,6 +15,7 @@ pub mod image;
 pub mod llama2c;
 pub mod machine;
 mod open;
+pub mod pages;
 mod progress;
 pub mod source;
 pub mod threads;
