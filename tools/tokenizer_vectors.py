@@ -7,13 +7,14 @@ It writes FOLDER/strings.txt, a string on each line, with backslash escapes, and
 (metadata only) and FOLDER/<kind>.ids, whose lines are the ids of the strings. The tests of crates/core read them; those in
 testdata/tokenizer were made with 60 strings. All byte-level kinds share byte-level.gguf, and the name of the .ids file is
 the pre-tokenizer. Their vocabulary is trained without any, so that its merges cross every border that the patterns draw: a
-text cut in the wrong place gives other ids.
+text cut in the wrong place gives other ids. The trainers break ties at random: a second run makes other vocabularies.
 """
 
 import argparse
 import io
 import json
 import random
+import re
 import unicodedata
 from pathlib import Path
 
@@ -44,6 +45,10 @@ DEEPSEEK3 = (
 )
 CHINESE = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 WIDE = r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
+# The 85 ranges of DeepSeek LLM's letters are written down in one place only.
+SETS = Path(__file__).parent.parent / "crates/core/src/tokenizer/pre/sets.rs"
+CASED = "".join(rf"\x{{{a}}}-\x{{{b}}}" for a, b in re.findall(r"\(0x(\w+), 0x(\w+)\)", SETS.read_text(encoding="utf-8")))
 
 
 def split(pattern):
@@ -67,7 +72,13 @@ BYTE_LEVEL = {
     "tekken": [split(TEKKEN), BYTES],
     "deepseek-v3": [split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"), split(DEEPSEEK3), BYTES],
     "deepseek-coder": [split(r"[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(CHINESE), split(r"\p{N}"), BYTES],
-    "bloom": [split(" ?[^(\\s|.,!?…。，、।۔،)]+"), BYTES],
+    "deepseek-llm": [
+        split(r"[\r\n]"), split(rf"\s?[A-Za-z{CASED}]+"), split(WIDE), split(r"\s+$"), split(CHINESE), split(r"\p{N}+"), BYTES,
+    ],
+    "bloom": [split(BLOOM), BYTES],
+    "viking": [split(BLOOM), split(r"\p{N}"), BYTES],
+    "laguna": [split(r"[^\n]+|[\n]+"), split(QWEN2), BYTES],
+    "ufakzeka": [split(QWEN2.removeprefix("(?i:'s|'t|'re|'ve|'m|'ll|'d)|")), BYTES],
 }
 IGNORE_MERGES = {"llama-bpe", "tekken", "minicpm5"}
 

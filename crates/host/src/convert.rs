@@ -9,7 +9,7 @@ use smidgen_core::quant::Type;
 use crate::atomic;
 use crate::emit::Emission;
 use crate::error::Error;
-use crate::open::{detect, open_source};
+use crate::open::{detect, locate, open_source};
 use crate::progress::{Progress, Silent};
 
 /// How to convert a model.
@@ -53,9 +53,9 @@ pub struct Summary {
 /// # Errors
 /// What is wrong with the model's files, a type that some rows cannot have, or the failure to write.
 pub fn convert(name: &str, out: &Path, options: &ConvertOptions<'_>) -> Result<Summary, Error> {
-    let path = Path::new(name);
-    let format = detect(path)?;
-    let mut source = open_source(path, format, options.tokenizer.as_deref(), options.outtype)?;
+    let path = locate(name, options.progress)?;
+    let format = detect(&path)?;
+    let mut source = open_source(&path, format, options.tokenizer.as_deref(), options.outtype)?;
     if let Some(input) = source.files().iter().find(|input| is_same_file(input, out)) {
         return Err(Error::bad(out, format!("is an input ({}); write to another file", input.display())));
     }

@@ -13,7 +13,11 @@ use crate::source::{Source, TensorInfo};
 /// Rows are handled in groups of about this many bytes.
 const CHUNK_BYTES: u64 = 256 << 10;
 /// The types that `--outtype` may name, with llama.cpp's number for a file mostly of that type.
-const OUTTYPES: [(Type, u32); 4] = [(Type::F32, 0), (Type::F16, 1), (Type::Q8_0, 7), (Type::BF16, 32)];
+#[rustfmt::skip]
+const OUTTYPES: [(Type, u32); 8] = [
+    (Type::F32, 0), (Type::F16, 1), (Type::BF16, 32), (Type::Q8_0, 7),
+    (Type::Q4_0, 2), (Type::Q4_1, 3), (Type::Q5_0, 8), (Type::Q5_1, 9),
+];
 /// Tensor names listed in an error before it says "and more".
 const NAMES_SHOWN: usize = 8;
 
@@ -22,6 +26,10 @@ fn largest_weight(kind: Type) -> f32 {
     match kind {
         Type::F16 => 65504.0,
         Type::Q8_0 => 65504.0 * 127.0,
+        Type::Q4_0 => 65504.0 * 8.0,
+        Type::Q5_0 => 65504.0 * 16.0,
+        // A minimum is a half float too.
+        Type::Q4_1 | Type::Q5_1 => 65504.0,
         _ => f32::MAX,
     }
 }
@@ -44,10 +52,9 @@ impl Emission {
         let subject = &source.files()[0];
         for named in [outtype, fallback].into_iter().flatten() {
             if !OUTTYPES.iter().any(|&(kind, _)| kind == named) {
-                return Err(Error::bad(
-                    subject,
-                    format!("cannot be converted to {}: only F32, F16, BF16, Q8_0", named.name()),
-                ));
+                let known: Vec<&str> = OUTTYPES.iter().map(|(kind, _)| kind.name()).collect();
+                let message = format!("cannot be converted to {}: only {}", named.name(), known.join(", "));
+                return Err(Error::bad(subject, message));
             }
         }
         let targets = choose_types(source, outtype, fallback)?;

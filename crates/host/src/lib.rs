@@ -11,6 +11,8 @@ mod error;
 pub mod gguf_source;
 pub mod gguf_write;
 pub mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod image;
 pub mod llama2c;
 pub mod machine;

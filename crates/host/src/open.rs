@@ -78,7 +78,8 @@ impl ModelFile {
     }
 }
 
-/// Opens the model called `name`: the path of a GGUF file, of a Hugging Face directory or of a llama2.c `.bin`.
+/// Opens the model called `name`: the path of a GGUF file, of a Hugging Face directory or of a llama2.c `.bin`, or
+/// `hf:owner/name[/file]` on the Hugging Face Hub.
 ///
 /// A little-endian GGUF file is mapped or read as it is. Anything else is imported into memory, as [`crate::convert`]
 /// would write it.
@@ -86,7 +87,7 @@ impl ModelFile {
 /// # Errors
 /// What is wrong with the model's files, naming file and field.
 pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
-    let path = Path::new(name).to_path_buf();
+    let path = locate(name, options.progress)?;
     let format = detect(&path)?;
     if format == Format::Gguf && options.outtype.is_none() {
         // The header is checked before memory is taken for the whole file.
@@ -109,6 +110,22 @@ fn read_unmapped(map: Image, path: &Path, progress: &dyn Progress) -> Result<Ima
     // The file may have changed since its header was checked.
     gguf_source::parse(path, &image)?;
     Ok(image)
+}
+
+/// Where the model called `name` lies; one of the Hub is brought there.
+pub(crate) fn locate(name: &str, progress: &dyn Progress) -> Result<PathBuf, Error> {
+    if !name.starts_with("hf:") {
+        return Ok(PathBuf::from(name));
+    }
+    #[cfg(feature = "hub")]
+    {
+        crate::hub::fetch(name, &crate::hub::Settings::from_env()?, progress)
+    }
+    #[cfg(not(feature = "hub"))]
+    {
+        let _ = progress;
+        Err(Error::bad(name, "this program was built without the Hub; download the model and give its path"))
+    }
 }
 
 /// What lies at `path`.

@@ -17,6 +17,10 @@ use std::path::{Path, PathBuf};
 /// How far a logit may be from the oracle's.
 const TOLERANCE: f32 = 2e-4;
 
+/// Every type that the engine computes with.
+const WEIGHT_TYPES: [Type; 8] =
+    [Type::F32, Type::F16, Type::BF16, Type::Q8_0, Type::Q4_0, Type::Q4_1, Type::Q5_0, Type::Q5_1];
+
 /// What `transformers` computed for a checkpoint.
 struct Golden {
     input_ids: Vec<u32>,
@@ -185,7 +189,7 @@ fn every_way_of_running_gives_the_same_bits() {
     let (two, three) = (Pool::new(2), Pool::new(3));
     for directory in checkpoints() {
         let ids = Golden::read(&directory).input_ids;
-        for outtype in [Type::F32, Type::F16, Type::BF16, Type::Q8_0] {
+        for outtype in WEIGHT_TYPES {
             let options = OpenOptions { outtype: Some(outtype), fallback: Some(Type::F16), ..OpenOptions::default() };
             let opened = open(directory.to_str().unwrap(), &options).unwrap();
             let bits = |how| -> Vec<u32> { logits(opened.bytes(), how, &ids).iter().map(|x| x.to_bits()).collect() };

@@ -157,26 +157,26 @@ impl<'a> Gguf<'a> {
             name: Name::new(name),
             problem: Problem::Truncated(field),
         };
-        let key = read_str(cursor, self.version).ok_or(truncated(b"", at, "key"))?;
+        let key = read_str(cursor, self.version).ok_or_else(|| truncated(b"", at, "key"))?;
         let type_at = cursor.offset();
-        let id = cursor.u32().ok_or(truncated(key, type_at, "value type"))?;
+        let id = cursor.u32().ok_or_else(|| truncated(key, type_at, "value type"))?;
         let kind = self.value_type(key, type_at, id)?;
         let value_at = cursor.offset();
         if kind != ValueType::Array {
-            let value = read_scalar(cursor, self.version, kind).ok_or(truncated(key, value_at, "value"))?;
+            let value = read_scalar(cursor, self.version, kind).ok_or_else(|| truncated(key, value_at, "value"))?;
             return Ok((key, value));
         }
-        let id = cursor.u32().ok_or(truncated(key, value_at, "array type"))?;
+        let id = cursor.u32().ok_or_else(|| truncated(key, value_at, "array type"))?;
         let element = self.value_type(key, value_at, id)?;
         let len_at = cursor.offset();
-        let len = read_len(cursor, self.version).ok_or(truncated(key, len_at, "array length"))?;
+        let len = read_len(cursor, self.version).ok_or_else(|| truncated(key, len_at, "array length"))?;
         let start = cursor.offset();
         let too_long =
-            Error { offset: len_at as u64, name: Name::new(key), problem: Problem::Count("array length", len) };
+            || Error { offset: len_at as u64, name: Name::new(key), problem: Problem::Count("array length", len) };
         match element.fixed_bytes() {
             Some(size) => {
-                let total = len.checked_mul(size as u64).and_then(|n| usize::try_from(n).ok()).ok_or(too_long)?;
-                cursor.take(total).ok_or(too_long)?;
+                let total = len.checked_mul(size as u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(too_long)?;
+                cursor.take(total).ok_or_else(too_long)?;
             }
             None if element == ValueType::Array => {
                 return Err(Error { offset: value_at as u64, name: Name::new(key), problem: Problem::NestedArray });
@@ -184,11 +184,11 @@ impl<'a> Gguf<'a> {
             None => {
                 // A string is at least its length field, so a count that lies ends here and not in a long walk.
                 if len > cursor.remaining() as u64 / 4 {
-                    return Err(too_long);
+                    return Err(too_long());
                 }
                 for _ in 0..len {
                     let at = cursor.offset();
-                    read_str(cursor, self.version).ok_or(truncated(key, at, "string of the array"))?;
+                    read_str(cursor, self.version).ok_or_else(|| truncated(key, at, "string of the array"))?;
                 }
             }
         }
@@ -197,7 +197,8 @@ impl<'a> Gguf<'a> {
     }
 
     fn value_type(&self, key: &[u8], at: usize, id: u32) -> Result<ValueType, Error> {
-        ValueType::from_id(id).ok_or(Error { offset: at as u64, name: Name::new(key), problem: Problem::ValueType(id) })
+        let unknown = || Error { offset: at as u64, name: Name::new(key), problem: Problem::ValueType(id) };
+        ValueType::from_id(id).ok_or_else(unknown)
     }
 
     /// Walks the tensor descriptions and checks each against the others and the file.

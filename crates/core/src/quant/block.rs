@@ -1,7 +1,7 @@
 //! What the formats of 32-value blocks share: the order in which a row's blocks are added.
 
 use super::{Activation, TILE};
-use crate::simd::Simd;
+use crate::simd::{BLOCK, Simd};
 
 /// A format of blocks of 32 integers with a half-float scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
@@ -58,5 +58,40 @@ pub(super) fn tile<F: Block<N>, S: Simd, const N: usize, const T: usize>(
 pub(super) fn swap_half<const N: usize>(blocks: &mut [u8], at: usize) {
     for block in blocks.as_chunks_mut::<N>().0 {
         block.swap(at, at + 1);
+    }
+}
+
+/// Reverses the bytes of the 32-bit number at byte `at` of every `N`-byte block.
+pub(super) fn swap_word<const N: usize>(blocks: &mut [u8], at: usize) {
+    for block in blocks.as_chunks_mut::<N>().0 {
+        block[at..at + 4].reverse();
+    }
+}
+
+/// The smallest of `values`, and the size of the steps that lead from it to the largest in `n_steps`.
+pub(super) fn range(values: &[f32; BLOCK], n_steps: f32) -> (f32, f32) {
+    let min = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (min, (max - min) / n_steps)
+}
+
+/// Packs five-bit numbers: 4 bytes of fifth bits, then 16 bytes of the other four, value `i + 16` above value `i`.
+pub(super) fn pack_five(values: &[f32; BLOCK], out: &mut [u8], quantize: impl Fn(f32) -> u8) {
+    let q = values.map(quantize);
+    let fifth = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
+    let (head, quants) = out.split_at_mut(4);
+    head.copy_from_slice(&fifth.to_le_bytes());
+    for (i, byte) in quants.iter_mut().enumerate() {
+        *byte = q[i] & 15 | q[i + BLOCK / 2] << 4;
+    }
+}
+
+/// The inverse of [`pack_five`].
+pub(super) fn unpack_five(packed: &[u8], values: &mut [f32; BLOCK], value: impl Fn(u8) -> f32) {
+    let fifth = u32::from_le_bytes([packed[0], packed[1], packed[2], packed[3]]);
+    for (i, v) in values.iter_mut().enumerate() {
+        let byte = packed[4 + i % (BLOCK / 2)];
+        let low = if i < BLOCK / 2 { byte & 15 } else { byte >> 4 };
+        *v = value(low | ((fifth >> i & 1) as u8) << 4);
     }
 }

@@ -4,12 +4,18 @@ mod activation;
 mod block;
 mod float;
 mod q4_0;
+mod q4_1;
+mod q5_0;
+mod q5_1;
 mod q8_0;
 
 use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
 pub(crate) use q4_0::Q4_0;
+pub(crate) use q4_1::Q4_1;
+pub(crate) use q5_0::Q5_0;
+pub(crate) use q5_1::Q5_1;
 pub(crate) use q8_0::{Q8_0, round_to_i8};
 
 /// What every format file implements, in this order.
@@ -36,7 +42,7 @@ pub(crate) trait Format {
 /// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
 macro_rules! with_format {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
-        with_format!(@ $kind, $F => $body, $other, F32 F16 BF16 Q4_0 Q8_0)
+        with_format!(@ $kind, $F => $body, $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
     };
     (@ $kind:expr, $F:ident => $body:expr, $other:expr, $($name:ident)+) => {
         match $kind {

@@ -60,6 +60,8 @@ pub trait Simd: Copy {
     fn bytes(self, x: &[u8; BLOCK]) -> Self::B;
     /// Thirty-two four-bit numbers: the low halves of sixteen bytes, then the high halves.
     fn nibbles(self, x: &[u8; 16]) -> Self::B;
+    /// Thirty-two five-bit numbers: four bytes of fifth bits, first value lowest, then the rest as [`Simd::nibbles`].
+    fn fives(self, x: &[u8; 20]) -> Self::B;
     /// The sums of `w * a`, both signed; `a` never holds -128.
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
     /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.

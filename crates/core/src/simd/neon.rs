@@ -104,6 +104,10 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    fn fives(self, x: &[u8; 20]) -> Self::B {
+        self.bytes(&Scalar.fives(x))
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         // SAFETY: the token proves the instructions.
         unsafe {

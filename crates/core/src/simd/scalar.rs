@@ -75,6 +75,11 @@ impl Simd for Scalar {
         each(|i| if i < 16 { x[i] & 15 } else { x[i - 16] >> 4 })
     }
     #[inline(always)]
+    fn fives(self, x: &[u8; 20]) -> Self::B {
+        let fifth = u32::from_le_bytes([x[0], x[1], x[2], x[3]]);
+        each(|i| (x[4 + i % 16] >> (i / 16 * 4) & 15) | ((fifth >> i & 1) as u8) << 4)
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         w.iter().zip(&a).map(|(&w, &a)| i32::from(w as i8) * i32::from(a as i8)).sum()
     }

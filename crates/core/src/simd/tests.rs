@@ -71,8 +71,9 @@ fn random_row(kind: Type, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
     kind.quantize(&values, &mut row).unwrap();
     if kind.is_integer() {
         for block in row.chunks_mut(kind.block_bytes()) {
-            // All integer formats of ours begin with their half-float scale.
-            block[2..].iter_mut().for_each(|byte| *byte = numbers.next() as u8);
+            // Scale and minimum, which every other format begins with, stay finite.
+            let head = if matches!(kind, Type::Q4_1 | Type::Q5_1) { 4 } else { 2 };
+            block[head..].iter_mut().for_each(|byte| *byte = numbers.next() as u8);
         }
     }
     row

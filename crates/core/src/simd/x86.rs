@@ -5,6 +5,10 @@ use core::arch::x86_64::*;
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
 pub(super) fn has_avx2() -> bool {
+    // Miri interprets the vector instructions, but not those that ask the CPU for them.
+    if cfg!(miri) {
+        return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
+    }
     let one = __cpuid(1).ecx;
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
     osxsave & avx & f16c == 1
@@ -16,7 +20,7 @@ pub(super) fn has_avx2() -> bool {
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) fn has_avx512() -> bool {
-    if !has_avx2() {
+    if !has_avx2() || cfg!(miri) {
         return false;
     }
     let seven = __cpuid_count(7, 0);
@@ -72,6 +76,21 @@ macro_rules! tile_operations {
                 let both = _mm_loadu_si128(x.as_ptr().cast());
                 let halves = _mm256_set_m128i(_mm_srli_epi16::<4>(both), both);
                 _mm256_and_si256(halves, _mm256_set1_epi8(15))
+            }
+        }
+        /// Every byte gets the byte of fifth bits that holds its own, and 16 where that bit is set.
+        #[inline(always)]
+        fn fives(self, x: &[u8; 20]) -> Self::B {
+            let (fifth, low) = x.split_at(4);
+            let (Ok(fifth), Ok(low)) = (fifth.try_into(), low.try_into()) else { unreachable!() };
+            let low = self.nibbles(low);
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let all = _mm256_set1_epi32(i32::from_le_bytes(fifth));
+                let spread = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+                let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+                let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(all, spread), bit), bit);
+                _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
             }
         }
         /// Three levels of pairwise adds leave one sum for each row.

@@ -8,7 +8,7 @@ use super::merge::{self, NO_PAIR, Symbols};
 use super::out::Out;
 use super::pre::Pre;
 use super::strings::{Hash, Strings};
-use super::vocab::{Kind, MERGES, Vocab, array};
+use super::vocab::{Algorithm, Kind, MERGES, Vocab, array};
 use super::{Error, split_scratch};
 use crate::gguf::{Array, Gguf};
 
@@ -19,17 +19,14 @@ pub(super) struct Merges<'a> {
 }
 
 impl<'a> Merges<'a> {
-    /// Bytes of arena for the merges of `gguf`.
-    pub(super) fn arena_bytes(gguf: &Gguf<'a>) -> Result<usize, Error> {
-        Ok(Strings::arena_bytes(array(gguf, MERGES)?.map_or(0, |merges| merges.len())))
+    /// Bytes of arena for `n_merges`.
+    pub(super) fn arena_bytes(n_merges: usize) -> usize {
+        Strings::arena_bytes(n_merges)
     }
 
-    /// Reads the merges and checks that each is two tokens which make a third. Of two merges of the same tokens the first counts.
-    pub(super) fn new(gguf: &Gguf<'a>, vocab: &Vocab<'a>, arena: &'a mut [u8]) -> Result<Self, Error> {
-        let list = match vocab.algorithm {
-            super::vocab::Algorithm::ByteLevel(_) => array(gguf, MERGES)?.ok_or(Error::Missing(MERGES))?,
-            _ => Array::EMPTY,
-        };
+    /// Enters the merges of `list` and checks that each is two tokens which make a third. Of two merges of the same tokens the
+    /// first counts.
+    pub(super) fn new(vocab: &Vocab<'a>, list: Array<'a>, arena: &'a mut [u8]) -> Result<Self, Error> {
         let mut builder = Strings::begin(MERGES, list, arena)?;
         for (index, merge) in builder.strings() {
             let (left, right) = halves(merge).ok_or(Error::Merge(index))?;
@@ -57,6 +54,14 @@ impl<'a> Merges<'a> {
             rest.is_some_and(|rest| Form::Bytes.equal(right, rest))
         });
         found.map_or(NO_PAIR, |index| index as u32)
+    }
+}
+
+/// The merges of `gguf`; only byte-level BPE needs them, and other kinds none.
+pub(super) fn merges<'a>(gguf: &Gguf<'a>, algorithm: Algorithm) -> Result<Array<'a>, Error> {
+    match algorithm {
+        Algorithm::ByteLevel(_) => array(gguf, MERGES)?.ok_or(Error::Missing(MERGES)),
+        Algorithm::SentencePiece | Algorithm::Unigram => Ok(Array::EMPTY),
     }
 }
 

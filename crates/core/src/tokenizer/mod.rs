@@ -28,7 +28,7 @@ mod vocab;
 pub use decode::Decoder;
 pub use error::Error;
 
-use crate::gguf::Gguf;
+use crate::gguf::{Array, Gguf};
 use bytelevel::Merges;
 use charsmap::Charsmap;
 use out::Out;
@@ -51,13 +51,34 @@ pub struct Tokenizer<'a> {
     charsmap: Option<Charsmap<'a>>,
 }
 
+/// The long arrays of a vocabulary; each is found once, for finding it walks over all of it.
+struct Lists<'a> {
+    algorithm: Algorithm,
+    tokens: Array<'a>,
+    merges: Array<'a>,
+}
+
+impl<'a> Lists<'a> {
+    fn new(gguf: &Gguf<'a>) -> Result<Self, Error> {
+        let algorithm = vocab::algorithm(gguf)?;
+        Ok(Self { algorithm, tokens: vocab::tokens(gguf)?, merges: bytelevel::merges(gguf, algorithm)? })
+    }
+
+    /// Bytes of arena for the tokens, and for everything.
+    fn arena_bytes(&self) -> (usize, usize) {
+        let vocab = Vocab::arena_bytes(self.tokens.len());
+        (vocab, vocab.saturating_add(Merges::arena_bytes(self.merges.len())))
+    }
+}
+
 impl<'a> Tokenizer<'a> {
     /// Bytes of arena that [`Tokenizer::new`] needs for this file.
     ///
     /// # Errors
-    /// The file has no `tokenizer.ggml.tokens`, or it or the merges are not arrays.
+    /// The file has no `tokenizer.ggml.tokens`, or asks for a tokenizer that we do not know.
     pub fn arena_bytes(gguf: &Gguf<'a>) -> Result<usize, Error> {
-        Ok(Vocab::arena_bytes(gguf)?.saturating_add(Merges::arena_bytes(gguf)?))
+        let (_, n_bytes) = Lists::new(gguf)?.arena_bytes();
+        Ok(n_bytes)
     }
 
     /// Reads and checks the vocabulary of `gguf` and builds its index in `arena`.
@@ -65,13 +86,14 @@ impl<'a> Tokenizer<'a> {
     /// # Errors
     /// What is wrong with the vocabulary: the key and the element of its array; or the arena is too small.
     pub fn new(gguf: &Gguf<'a>, arena: &'a mut [u8]) -> Result<Self, Error> {
-        let need = Self::arena_bytes(gguf)?;
+        let lists = Lists::new(gguf)?;
+        let (vocab_bytes, need) = lists.arena_bytes();
         let got = arena.len();
-        let split = arena.split_at_mut_checked(Vocab::arena_bytes(gguf)?);
-        let (tokens, merges) = split.filter(|_| got >= need).ok_or(Error::Arena(need, got))?;
-        let vocab = Vocab::new(gguf, tokens)?;
-        let merges = Merges::new(gguf, &vocab, merges)?;
-        let is_unigram = matches!(vocab.algorithm, Algorithm::Unigram);
+        let split = arena.split_at_mut_checked(vocab_bytes).filter(|_| got >= need);
+        let (vocab_arena, merges_arena) = split.ok_or(Error::Arena(need, got))?;
+        let vocab = Vocab::new(gguf, lists.algorithm, lists.tokens, vocab_arena)?;
+        let merges = Merges::new(&vocab, lists.merges, merges_arena)?;
+        let is_unigram = matches!(lists.algorithm, Algorithm::Unigram);
         let charsmap = if is_unigram { Charsmap::new(gguf)? } else { None };
         Ok(Self { vocab, merges, charsmap })
     }

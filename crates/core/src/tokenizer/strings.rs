@@ -7,6 +7,7 @@
 
 use super::Error;
 use super::form::Form;
+use crate::bytes::Cursor;
 use crate::gguf::{Array, ValueType};
 
 /// Every how many strings the offset is kept.
@@ -70,7 +71,8 @@ impl<'a> InFile<'a> {
     fn new(array: Array<'a>) -> Self {
         let mut strings = array.string_offsets();
         let first_bytes = strings.next().map_or(0, |(_, string)| string.len());
-        let len_bytes = strings.next().map_or(0, |(at, _)| at - first_bytes);
+        let first_end = strings.next().map_or(array.raw().len(), |(at, _)| at);
+        let len_bytes = first_end.saturating_sub(first_bytes);
         Self { array, len_bytes }
     }
 
@@ -79,11 +81,19 @@ impl<'a> InFile<'a> {
         if index >= self.array.len() {
             return None;
         }
-        let mut at = u32::from_le_bytes(*offsets.get(index / STRIDE)?) as usize;
+        let at = u32::from_le_bytes(*offsets.get(index / STRIDE)?) as usize;
+        let mut cursor = Cursor::at(self.array.raw(), at, self.array.endian());
         for _ in 0..index % STRIDE {
-            at += self.len_bytes + self.array.string_at(at)?.len();
+            self.next(&mut cursor)?;
         }
-        self.array.string_at(at)
+        self.next(&mut cursor)
+    }
+
+    /// The string at `cursor`, which moves past it.
+    #[inline]
+    fn next(&self, cursor: &mut Cursor<'a>) -> Option<&'a [u8]> {
+        let len = if self.len_bytes == 4 { cursor.u32()?.into() } else { cursor.u64()? };
+        cursor.take(usize::try_from(len).ok()?)
     }
 }
 
@@ -247,4 +257,74 @@ fn search<'a>(
         probe.slot = if probe.slot + 1 == slots.len() { 0 } else { probe.slot + 1 };
     }
     Err(TooManyProbes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Gguf;
+
+    /// A GGUF with `strings` under the key `k`; the older version has shorter lengths.
+    fn file(version: u32, strings: &[String]) -> Vec<u8> {
+        let len =
+            |n: usize| if version == 1 { (n as u32).to_le_bytes().to_vec() } else { (n as u64).to_le_bytes().to_vec() };
+        let mut bytes =
+            [b"GGUF".to_vec(), version.to_le_bytes().to_vec(), len(0), len(1), len(1), b"k".to_vec()].concat();
+        bytes.extend([9u32.to_le_bytes(), 8u32.to_le_bytes()].concat());
+        bytes.extend(len(strings.len()));
+        strings.iter().for_each(|string| bytes.extend([len(string.len()), string.clone().into_bytes()].concat()));
+        bytes
+    }
+
+    /// Enters all of `strings` and gives the index to `body`.
+    fn indexed(version: u32, strings: &[String], body: impl FnOnce(&Strings<'_>)) -> Result<(), Error> {
+        let bytes = file(version, strings);
+        let gguf = Gguf::parse(&bytes, bytes.len() as u64).expect("a GGUF");
+        let array = gguf.get("k").and_then(|value| value.as_array()).expect("an array");
+        let mut arena = vec![0; Strings::arena_bytes(array.len())];
+        let mut builder = Strings::begin("k", array, &mut arena)?;
+        for (index, string) in builder.strings() {
+            builder.insert(index, Hash::EMPTY.then_text(Form::Raw, string), |other| other == string)?;
+        }
+        body(&builder.finish());
+        Ok(())
+    }
+
+    #[test]
+    fn every_string_is_found_in_every_version() {
+        for version in 1..=3 {
+            for n_strings in [0, 1, 2, 3, 4, 5, 1000] {
+                let strings: Vec<String> = (0..n_strings).map(|n| "x".repeat(n % 7) + &n.to_string()).collect();
+                let done = indexed(version, &strings, |index| {
+                    assert_eq!(index.len(), n_strings);
+                    for (number, string) in strings.iter().enumerate() {
+                        assert_eq!(index.get(number), Some(string.as_bytes()));
+                        assert_eq!(index.find_text(Form::Raw, string.as_bytes()), Some(number));
+                    }
+                    assert_eq!(index.get(n_strings), None);
+                    assert_eq!(index.find_text(Form::Raw, b"not there"), None);
+                });
+                assert_eq!(done, Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn strings_made_to_collide_are_refused() {
+        const N_STRINGS: usize = MAX_PROBES + 100;
+        let slot =
+            |string: &String| Probe::new(Hash::EMPTY.then_text(Form::Raw, string.as_bytes()), n_slots(N_STRINGS)).slot;
+        let strings: Vec<String> =
+            (0..).map(|n: u32| n.to_string()).filter(|string| slot(string) == 7).take(N_STRINGS).collect();
+        assert_eq!(indexed(3, &strings, |_| ()), Err(Error::Collisions("k")));
+    }
+
+    #[test]
+    fn a_large_vocabulary_does_not_collide_by_chance() {
+        let strings: Vec<String> = (0..300_000).map(|n: u32| n.to_string()).collect();
+        assert_eq!(
+            indexed(3, &strings, |index| assert_eq!(index.find_text(Form::Raw, b"299999"), Some(299_999))),
+            Ok(())
+        );
+    }
 }

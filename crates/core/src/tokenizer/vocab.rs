@@ -67,22 +67,25 @@ pub(super) struct Vocab<'a> {
 const NO_TOKEN: u32 = u32::MAX;
 
 impl<'a> Vocab<'a> {
-    /// Bytes of arena for the tokens of `gguf`.
-    pub(super) fn arena_bytes(gguf: &Gguf<'a>) -> Result<usize, Error> {
-        Ok(Strings::arena_bytes(array(gguf, TOKENS)?.ok_or(Error::Missing(TOKENS))?.len()) + 256 * 4)
+    /// Bytes of arena for `n_tokens`.
+    pub(super) fn arena_bytes(n_tokens: usize) -> usize {
+        Strings::arena_bytes(n_tokens).saturating_add(256 * 4)
     }
 
-    /// Reads and checks the tokens; `arena` has at least [`Vocab::arena_bytes`].
-    pub(super) fn new(gguf: &Gguf<'a>, arena: &'a mut [u8]) -> Result<Self, Error> {
-        let algorithm = algorithm(gguf)?;
-        let list = array(gguf, TOKENS)?.ok_or(Error::Missing(TOKENS))?;
+    /// Reads and checks the tokens of `list`; `arena` has at least [`Vocab::arena_bytes`].
+    pub(super) fn new(
+        gguf: &Gguf<'a>,
+        algorithm: Algorithm,
+        list: Array<'a>,
+        arena: &'a mut [u8],
+    ) -> Result<Self, Error> {
         let n_tokens = list.len();
         if n_tokens == 0 {
             return Err(Error::NoTokens);
         }
-        let need = Self::arena_bytes(gguf)?;
         let got = arena.len();
-        let (bytes, arena) = arena.split_at_mut_checked(256 * 4).ok_or(Error::Arena(need, got))?;
+        let split = arena.split_at_mut_checked(256 * 4);
+        let (bytes, arena) = split.ok_or(Error::Arena(Self::arena_bytes(n_tokens), got))?;
         let tokens = enter_tokens(list, arena)?;
         let scores = per_token(gguf, SCORES, n_tokens)?;
         let types = per_token(gguf, TYPES, n_tokens)?;
@@ -258,7 +261,7 @@ fn enter_tokens<'a>(list: Array<'a>, arena: &'a mut [u8]) -> Result<Strings<'a>,
 }
 
 /// Which tokenizer the file asks for.
-fn algorithm(gguf: &Gguf<'_>) -> Result<Algorithm, Error> {
+pub(super) fn algorithm(gguf: &Gguf<'_>) -> Result<Algorithm, Error> {
     const MODEL: &str = "tokenizer.ggml.model";
     const PRE: &str = "tokenizer.ggml.pre";
     let model = gguf.get(MODEL).ok_or(Error::Missing(MODEL))?;
@@ -272,6 +275,11 @@ fn algorithm(gguf: &Gguf<'_>) -> Result<Algorithm, Error> {
         }
         other => Err(Error::UnknownModel(Name::new(other))),
     }
+}
+
+/// The array of tokens.
+pub(super) fn tokens<'a>(gguf: &Gguf<'a>) -> Result<Array<'a>, Error> {
+    array(gguf, TOKENS)?.ok_or(Error::Missing(TOKENS))
 }
 
 /// The array under `key`, when there is one.

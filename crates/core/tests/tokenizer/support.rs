@@ -150,3 +150,20 @@ pub(crate) fn gguf(entries: &[(&str, Meta)]) -> Vec<u8> {
     }
     bytes
 }
+
+/// The byte-level vocabulary with another pre-tokenizer, or with a space before the text.
+pub(crate) fn gguf_with_pre(bytes: &[u8], pre: &str, adds_space: bool) -> Vec<u8> {
+    let file = Gguf::parse(bytes, bytes.len() as u64).expect("a GGUF");
+    let strings = |key| {
+        let array = file.get(key).and_then(|value| value.as_array()).expect("an array");
+        let texts = array.iter().filter_map(|value| value.as_str().map(<[u8]>::to_vec));
+        Meta::Strs(texts.collect())
+    };
+    gguf(&[
+        ("tokenizer.ggml.model", Meta::Str(b"gpt2".to_vec())),
+        ("tokenizer.ggml.pre", Meta::Str(pre.as_bytes().to_vec())),
+        ("tokenizer.ggml.tokens", strings("tokenizer.ggml.tokens")),
+        ("tokenizer.ggml.merges", strings("tokenizer.ggml.merges")),
+        ("tokenizer.ggml.add_space_prefix", Meta::Bool(adds_space)),
+    ])
+}

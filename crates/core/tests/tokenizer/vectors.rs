@@ -6,7 +6,7 @@ use std::process::Command;
 
 use smidgen_core::gguf::{Gguf, Value};
 
-use crate::support::{Meta, decode, encode, gguf, root, with_tokenizer};
+use crate::support::{decode, encode, gguf_with_pre, root, with_tokenizer};
 
 /// The string that a line of `strings.txt` stands for.
 fn unescape(line: &str) -> String {
@@ -27,23 +27,6 @@ fn unescape(line: &str) -> String {
         });
     }
     text
-}
-
-/// The byte-level vocabulary with another pre-tokenizer, or with a space before the text.
-fn with_pre(bytes: &[u8], pre: &str, adds_space: bool) -> Vec<u8> {
-    let file = Gguf::parse(bytes, bytes.len() as u64).expect("a GGUF");
-    let strings = |key| {
-        let array = file.get(key).and_then(|value| value.as_array()).expect("an array");
-        let texts = array.iter().filter_map(|value| value.as_str().map(<[u8]>::to_vec));
-        Meta::Strs(texts.collect())
-    };
-    gguf(&[
-        ("tokenizer.ggml.model", Meta::Str(b"gpt2".to_vec())),
-        ("tokenizer.ggml.pre", Meta::Str(pre.as_bytes().to_vec())),
-        ("tokenizer.ggml.tokens", strings("tokenizer.ggml.tokens")),
-        ("tokenizer.ggml.merges", strings("tokenizer.ggml.merges")),
-        ("tokenizer.ggml.add_space_prefix", Meta::Bool(adds_space)),
-    ])
 }
 
 /// What decoding gives back: spaces that encoding added or merged are no part of it.
@@ -80,7 +63,7 @@ fn check(folder: &Path) -> usize {
         } else {
             let shared = std::fs::read(folder.join("byte-level.gguf")).expect("byte-level.gguf");
             let (pre, adds_space) = kind.strip_suffix("+space").map_or((&kind[..], false), |pre| (pre, true));
-            with_pre(&shared, pre, adds_space)
+            gguf_with_pre(&shared, pre, adds_space)
         };
         let ids = std::fs::read_to_string(&path).expect("ids");
         assert_eq!(ids.lines().count(), strings.len(), "{kind}");
@@ -101,7 +84,7 @@ fn check(folder: &Path) -> usize {
 
 #[test]
 fn the_committed_strings() {
-    assert_eq!(check(&root().join("testdata/tokenizer")), 21);
+    assert_eq!(check(&root().join("testdata/tokenizer")), 25);
 }
 
 #[test]
@@ -119,5 +102,5 @@ fn a_thousand_strings() {
     let script = root().join("tools/tokenizer_vectors.py");
     let output = Command::new(&python).arg(script).arg(&folder).args(["--strings", "1000"]).output().expect("python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(check(&folder), 22);
+    assert_eq!(check(&folder), 26);
 }

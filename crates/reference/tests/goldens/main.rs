@@ -2,4 +2,5 @@
 
 mod container;
 mod golden;
+mod hf;
 mod stories;

@@ -1,0 +1,95 @@
+//! Q4_1: 32 values, one half-float scale and minimum, four bits each (ggml `block_q4_1`).
+//!
+//! Byte map, 20 bytes: scale `d` as f16 (0..2), minimum `m` as f16 (2..4), 16 bytes (4..20) of which byte `i` holds value
+//! `i` in its low half and value `i + 16` in its high half. A value is `d * q + m`.
+
+use super::block::{self, Block};
+use super::{Activation, Format, TILE, Type};
+use crate::half::{f16_to_f32, f32_to_f16};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a block.
+const BYTES: usize = 20;
+
+/// The format.
+pub(crate) struct Q4_1;
+
+impl Format for Q4_1 {
+    const TYPE: Type = Type::Q4_1;
+    const INTEGER: bool = true;
+
+    /// ggml's `quantize_row_q4_1_ref`: from the smallest value in 15 equal steps to the largest.
+    fn quantize(row: &[f32], out: &mut [u8]) {
+        for (values, block) in row.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
+            let (min, scale) = block::range(values, 15.0);
+            let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
+            let nearest = |v: f32| (((v - min) * inverse + 0.5) as u8).min(15);
+            let (head, quants) = block.split_at_mut(4);
+            head[..2].copy_from_slice(&f32_to_f16(scale).to_le_bytes());
+            head[2..].copy_from_slice(&f32_to_f16(min).to_le_bytes());
+            let (low, high) = values.split_at(BLOCK / 2);
+            for ((q, &low), &high) in quants.iter_mut().zip(low).zip(high) {
+                *q = nearest(low) | nearest(high) << 4;
+            }
+        }
+    }
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
+            let half = |at: usize| f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
+            let (scale, min) = (half(0), half(2));
+            let (low, high) = values.split_at_mut(BLOCK / 2);
+            for ((q, low), high) in block[4..].iter().zip(low).zip(high) {
+                *low = scale * f32::from(q & 15) + min;
+                *high = scale * f32::from(q >> 4) + min;
+            }
+        }
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        block::swap_half::<BYTES>(blocks, 2);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        block::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Block<BYTES> for Q4_1 {
+    const BIAS: i32 = 0;
+    const SCALE_AT: usize = 0;
+    const MIN_AT: Option<usize> = Some(2);
+
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
+        let (_, quants) = block.split_at(4);
+        let Ok(quants) = quants.try_into() else { unreachable!() };
+        s.dot_u7(s.nibbles(quants), a)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut row = [1.0; BLOCK];
+        row[0] = 16.0;
+        row[17] = 4.4;
+        let mut block = [0; BYTES];
+        Q4_1::quantize(&row, &mut block);
+        assert_eq!(block[..6], [0x00, 0x3c, 0x00, 0x3c, 0x0f, 0x30]);
+        let mut back = [9.0; BLOCK];
+        Q4_1::dequantize(&block, &mut back);
+        assert_eq!((back[0], back[1], back[17]), (16.0, 1.0, 4.0));
+    }
+}
