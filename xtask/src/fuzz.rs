@@ -14,7 +14,14 @@ struct Target {
     max_bytes: usize,
 }
 
-const TARGETS: &[Target] = &[Target { name: "gguf", seeds: &[".gguf"], max_bytes: 1 << 17 }];
+const TARGETS: &[Target] = &[
+    Target { name: "gguf", seeds: &[".gguf"], max_bytes: 1 << 18 },
+    Target { name: "safetensors", seeds: &[".safetensors"], max_bytes: 1 << 17 },
+    Target { name: "tokenizer_json", seeds: &["tokenizer.json"], max_bytes: 1 << 15 },
+    Target { name: "tokenizer_model", seeds: &["tokenizer.model"], max_bytes: 1 << 14 },
+    Target { name: "llama2c", seeds: &["llama2c.bin"], max_bytes: 1 << 12 },
+    Target { name: "llama2c_tokenizer", seeds: &["tok512.bin", ".tok.bin", "tokenizer.bin"], max_bytes: 1 << 14 },
+];
 
 /// A target with a planted bug. A rig that does not find it would find nothing else either.
 const CANARY: Target = Target { name: "canary", seeds: &[], max_bytes: 64 };
@@ -158,6 +165,9 @@ fn plant(target: &Target, folder: &Path) -> Result<(), Stop> {
                 n += 1;
             }
         }
+    }
+    if n == 0 {
+        return Err(Stop::Failed("there is no seed to start from".into()));
     }
     Ok(())
 }

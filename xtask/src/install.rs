@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 /// cargo-deny and cargo-fuzz, at the versions that the checks were written with.
 const TOOLS: &[(&str, &str)] = &[("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
 /// What pip installs for tests that compare with other implementations.
-const REQUIREMENTS: &str = "tools/requirements-test.txt";
+const REQUIREMENTS: &str = "tools/tokenizer_requirements.txt";
+
+/// A copy of the requirements that were installed, so that a second run has nothing to do.
+const STAMP: &str = ".venv/installed.txt";
 
 /// Installs everything, one step each.
 pub(crate) fn all(report: &mut Report) {
@@ -25,6 +28,12 @@ pub(crate) fn all(report: &mut Report) {
 pub(crate) fn tool(name: &str) -> Option<String> {
     let path = tools_folder().join("bin").join(name);
     path.is_file().then(|| path.to_string_lossy().into_owned())
+}
+
+/// The Python that has what [`all`] installed, for tests that ask for it by `SMIDGEN_PYTHON`.
+pub(crate) fn python() -> Option<PathBuf> {
+    let path = crate::root().join(".venv/bin/python");
+    crate::root().join(STAMP).is_file().then_some(path)
 }
 
 /// Whether a program called `name` is on the path.
@@ -112,8 +121,7 @@ fn python_environment() -> Result<crate::step::Counts, Stop> {
     let Ok(wanted) = std::fs::read_to_string(root.join(REQUIREMENTS)) else {
         return Err(Stop::Skipped(format!("there is no {REQUIREMENTS}")));
     };
-    // A copy of what was installed, so that a second run has nothing to do.
-    let stamp = root.join(".venv/installed.txt");
+    let stamp = root.join(STAMP);
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(ONE);
     }

@@ -5,8 +5,9 @@ use crate::{check, fuzz, install, ports, tidy};
 
 /// Seconds for each fuzz target inside the tests; `cargo xtask fuzz 600` is the long run.
 const FUZZ_SECONDS: u32 = 20;
-/// Tests of core that Miri runs: the modules with `unsafe`, and the parsers that see hostile bytes first.
-const MIRI: &[&str] = &["arena::", "workers::", "simd::", "bytes::", "gguf::"];
+/// Tests of core that Miri runs: the modules with `unsafe`, on the widest instructions that Miri knows.
+const MIRI: &[&str] = &["arena::", "workers::", "simd::"];
+const MIRI_CPU: &str = "-Ctarget-feature=+avx2,+f16c";
 
 /// Installs what is missing, then checks, tests, interprets, fuzzes and emulates.
 pub(crate) fn all(report: &mut Report) {
@@ -17,14 +18,18 @@ pub(crate) fn all(report: &mut Report) {
     check::all(report);
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
-        run_tests(&mut cargo(&tests), skipped)
+        let mut command = cargo(&tests);
+        if let Some(python) = install::python() {
+            command.env("SMIDGEN_PYTHON", python);
+        }
+        run_tests(&mut command, skipped)
     });
     report.step("miri", |skipped| {
         if !works_in_miri() {
             return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
         }
         let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "-p", "smidgen-core", "--lib", "--"];
-        run_tests(&mut cargo(&[&tests, MIRI].concat()), skipped)
+        run_tests(cargo(&[&tests, MIRI].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)
     });
     report.step("the first command of the README", |_| {
         let text = output(&mut program("sh", &["-c", tidy::documents::RUN]))?;

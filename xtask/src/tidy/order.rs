@@ -31,6 +31,8 @@ pub(super) fn check(file: &Source) -> Vec<Finding> {
     if module != "lib" && rank(module).is_none() {
         return vec![file.finding(0, format!("module `{module}` has no place in the order of tidy"))];
     }
+    // How many parents lead from here to the root of the crate: 1 in `quant/mod.rs`, 2 in `quant/q8_0.rs`.
+    let depth = inside.trim_end_matches("/mod.rs").split('/').count();
     let tokens = tokens::product(file);
     let mut findings = Vec::new();
     for (index, token) in tokens.iter().enumerate() {
@@ -39,7 +41,7 @@ pub(super) fn check(file: &Source) -> Vec<Finding> {
             root @ ("std" | "alloc") if path.is_some() || is_extern_crate(&tokens, index) => {
                 findings.push(file.finding(token.line, format!("core uses `{root}`")));
             }
-            "super" if path.is_some_and(|rest| rest[0].text == "super") => {
+            "super" if n_supers(&tokens[index..]) >= depth => {
                 findings.push(file.finding(token.line, "write `crate::` for a path that leaves the module"));
             }
             "crate" => {
@@ -60,6 +62,11 @@ pub(super) fn check(file: &Source) -> Vec<Finding> {
 fn path_from(tokens: &[Token]) -> Option<&[Token]> {
     let [_, first, second, rest @ ..] = tokens else { return None };
     (first.text == ":" && second.text == ":" && !rest.is_empty()).then_some(rest)
+}
+
+/// How many times `super` stands at the beginning of a path.
+fn n_supers(tokens: &[Token]) -> usize {
+    tokens.chunks(3).take_while(|part| part[0].text == "super").count()
 }
 
 fn is_extern_crate(tokens: &[Token], index: usize) -> bool {
@@ -111,6 +118,10 @@ mod tests {
             assert!(messages(check, path, text).is_empty(), "{text}");
         }
         assert_eq!(messages(check, path, "use super::super::engine::Engine;").len(), 1);
+        assert!(messages(check, path, "use super::Type;").is_empty());
+        let deeper = "crates/core/src/tokenizer/pre/words.rs";
+        assert!(messages(check, deeper, "use super::super::unicode::Class;").is_empty());
+        assert_eq!(messages(check, "crates/core/src/quant/mod.rs", "use super::engine::Engine;").len(), 1);
     }
 
     #[test]
