@@ -102,6 +102,7 @@ impl Emission {
     ) -> Result<(), Error> {
         let work = Work::begin(progress, "converting", self.file_bytes());
         self.header.write(out).map_err(failed)?;
+        work.advance(self.header.header_bytes());
         let mut buffers = Buffers::default();
         for (index, &kind) in self.targets.iter().enumerate() {
             let mut writer = TensorWriter { source, index, kind, endian: self.header.endian(), buffers: &mut buffers };
