@@ -27,7 +27,7 @@ use std::io::Write;
 pub fn run(argv: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write) -> u8 {
     let argv = argv.into_iter().map(args::spelled_out);
     let result = match commands::command().try_get_matches_from(argv) {
-        Ok(matches) => commands::dispatch(&matches, stdout),
+        Ok(matches) => commands::dispatch(matches, stdout),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 return match stdout.write_all(error.render().to_string().as_bytes()).map_err(Failure::writing) {

@@ -303,6 +303,8 @@ pub fn with_session<R>(
     let mut arena = vec![0; plan.arena_bytes()];
     let engine =
         Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
+    // What loads a model is not needed to run it.
+    smidgen_host::pages::release_program();
     let mut session = Session {
         name: &source.name,
         gguf: &gguf,

@@ -263,3 +263,78 @@ fn first_not_finite(kind: Type, bytes: &[u8]) -> Option<(usize, &'static str)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use std::path::PathBuf;
+
+    /// One tensor of ones.
+    struct Ones([PathBuf; 1], [TensorInfo; 1]);
+
+    impl Ones {
+        fn new(n_rows: u64) -> Self {
+            let info = TensorInfo { name: b"ones".to_vec(), dims: vec![32, n_rows], kind: Type::F32, pinned: false };
+            Ones([PathBuf::from("ones")], [info])
+        }
+    }
+
+    impl Source for Ones {
+        fn files(&self) -> &[PathBuf] {
+            &self.0
+        }
+
+        fn metadata(&self, _: &mut Header, _: Option<u32>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn tensors(&self) -> &[TensorInfo] {
+            &self.1
+        }
+
+        fn read_rows(&mut self, _: usize, _: u64, out: &mut [u8]) -> Result<(), Error> {
+            out.as_chunks_mut::<4>().0.fill(1f32.to_le_bytes());
+            Ok(())
+        }
+    }
+
+    /// Takes so many bytes and then says that the disk is full.
+    struct Disk(usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_wherever_it_fills() {
+        let mut source = Ones::new(3);
+        let emission = Emission::new(&source, Some(Type::Q8_0), None, Endian::Big).unwrap();
+        let failed = |error| Error::writing("disk", &error);
+        for room in 0..emission.file_bytes() as usize {
+            let error = emission.write(&mut source, &mut Disk(room), &failed, &Silent).unwrap_err();
+            assert_eq!(error.exit_code(), 1);
+        }
+        emission.write(&mut source, &mut Disk(emission.file_bytes() as usize), &failed, &Silent).unwrap();
+    }
+
+    #[test]
+    fn rows_pass_in_groups_without_a_seam() {
+        // More rows than one group holds, and not a whole number of groups.
+        let n_rows = CHUNK_BYTES / 128 * 2 + 5;
+        let mut source = Ones::new(n_rows);
+        let emission = Emission::new(&source, None, None, Endian::Little).unwrap();
+        let mut bytes = Vec::new();
+        emission.write(&mut source, &mut bytes, &|error| Error::writing("memory", &error), &Silent).unwrap();
+        assert_eq!(bytes.len() as u64, emission.file_bytes());
+        let data = &bytes[bytes.len() - (n_rows * 128) as usize..];
+        assert!(data.as_chunks::<4>().0.iter().all(|&bytes| f32::from_le_bytes(bytes) == 1.0));
+    }
+}

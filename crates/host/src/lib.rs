@@ -17,6 +17,7 @@ pub mod image;
 pub mod llama2c;
 pub mod machine;
 mod open;
+pub mod pages;
 mod progress;
 pub mod source;
 pub mod threads;

@@ -18,7 +18,7 @@ struct Subcommand {
     name: &'static str,
     about: &'static str,
     flags: fn(Command) -> Command,
-    run: fn(&ArgMatches, &mut dyn Write) -> Result<Status, Failure>,
+    run: fn(ArgMatches, &mut dyn Write) -> Result<Status, Failure>,
 }
 
 /// The row of a subcommand whose flags are `A`.
@@ -60,8 +60,8 @@ pub fn command() -> Command {
 }
 
 /// Runs the subcommand that the arguments name.
-pub(crate) fn dispatch(matches: &ArgMatches, stdout: &mut dyn Write) -> Result<Status, Failure> {
-    let named = matches.subcommand().and_then(|(name, matches)| {
+pub(crate) fn dispatch(mut matches: ArgMatches, stdout: &mut dyn Write) -> Result<Status, Failure> {
+    let named = matches.remove_subcommand().and_then(|(name, matches)| {
         SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name).map(|subcommand| (subcommand, matches))
     });
     match named {
@@ -70,8 +70,12 @@ pub(crate) fn dispatch(matches: &ArgMatches, stdout: &mut dyn Write) -> Result<S
     }
 }
 
-fn read<A: FromArgMatches>(matches: &ArgMatches) -> Result<A, Failure> {
-    A::from_arg_matches(matches).map_err(|error| Failure::Input(error.to_string()))
+/// The flags of a subcommand. The parser has done its work then, and its pages are given back.
+fn read<A: FromArgMatches>(mut matches: ArgMatches) -> Result<A, Failure> {
+    let flags = A::from_arg_matches_mut(&mut matches).map_err(|error| Failure::Input(error.to_string()))?;
+    drop(matches);
+    smidgen_host::pages::release_program();
+    Ok(flags)
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ impl Files {
     /// The answers to `lines`.
     fn chat(&self, flags: &[&str], lines: &str) -> (String, String) {
         let template = self.path("template.jinja");
-        let fixed = ["chat", "--chat-template-file", template.to_str().unwrap(), "--temp", "0", "-n", "8", "--stop", "\n"];
+        let fixed =
+            ["chat", "--chat-template-file", template.to_str().unwrap(), "--temp", "0", "-n", "8", "--stop", "\n"];
         let ran = smidgen_reading(&[&fixed, flags].concat(), lines.as_bytes());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         (ran.stdout, ran.stderr)
@@ -41,7 +42,8 @@ fn every_line_is_answered_until_there_are_no_more() {
 
 #[test]
 fn an_answer_asked_for_again_is_the_same_one() {
-    let (stdout, _) = Files::new().chat(&[], "Tell me a story.\nWhere was the dog?\n/retry\n/undo\nWhere was the dog?\n");
+    let (stdout, _) =
+        Files::new().chat(&[], "Tell me a story.\nWhere was the dog?\n/retry\n/undo\nWhere was the dog?\n");
     let answers: Vec<&str> = stdout.lines().collect();
     assert_eq!(answers.len(), 4, "{stdout}");
     assert_eq!((answers[1], answers[1]), (answers[2], answers[3]), "{stdout}");

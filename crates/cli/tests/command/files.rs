@@ -55,7 +55,9 @@ fn special_tokens_are_read_unless_asked_not_to() {
 fn a_converted_model_says_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let ids = |model: &str| smidgen(&["run", model, "-p", "One day", "--temp", "0", "-n", "16", "--json"]).json()["ids"].clone();
+    let ids = |model: &str| {
+        smidgen(&["run", model, "-p", "One day", "--temp", "0", "-n", "16", "--json"]).json()["ids"].clone()
+    };
     let (wide, big) = (path("wide.gguf"), path("big.gguf"));
     let report = smidgen(&["convert", TALES, &wide, "--outtype", "f16", "--json"]).json();
     assert_eq!(report["schema"], "smidgen.convert/1");

@@ -1,10 +1,11 @@
 //! `plan`: the same sums as `run`, and advice that is true.
 
-use crate::smidgen::{smidgen, shared};
+use crate::smidgen::{shared, smidgen};
 
 #[test]
 fn plan_and_run_count_the_same_bytes() {
-    for flags in [&[][..], &["-c", "100", "-b", "3"], &["--ctk", "q8_0", "--ctv", "f16", "--top-k", "0"], &["-t", "2"]] {
+    for flags in [&[][..], &["-c", "100", "-b", "3"], &["--ctk", "q8_0", "--ctv", "f16", "--top-k", "0"], &["-t", "2"]]
+    {
         let plan = smidgen(&[&["plan", "--json"], flags].concat()).json();
         let run = smidgen(&[&["run", "-p", "a", "-n", "1", "--json"], flags].concat()).json();
         assert_eq!(plan["planned_bytes"], run["planned_bytes"], "{flags:?}");
@@ -20,7 +21,10 @@ fn plan_prints_every_line_and_their_sum() {
     for line in plan["lines"].as_array().unwrap() {
         assert!(table.contains(line["name"].as_str().unwrap()), "{table}");
     }
-    assert_eq!(plan["total_bytes"].as_u64().unwrap(), plan["planned_bytes"].as_u64().unwrap() + plan["process_bytes"].as_u64().unwrap());
+    assert_eq!(
+        plan["total_bytes"].as_u64().unwrap(),
+        plan["planned_bytes"].as_u64().unwrap() + plan["process_bytes"].as_u64().unwrap()
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Three kinds: SentencePiece BPE (`llama`; also Gemma, Phi-3 and llama2.c), unigram (`t5`) and byte-level BPE
 //! (`gpt2`) with the pre-tokenizers in use. The strings stay in the file; an index over them lies in an arena that the
-//! caller owns. Where llama.cpp and the `tokenizers` library differ, `docs/adr` says which we follow and why.
+//! caller owns. Where llama.cpp and the `tokenizers` library differ, ADR 0010 says which we follow and why.
 //!
 //! ```text
 //! text --special--> fragments --sentencepiece | unigram | pre + bytelevel--> ids --Decoder--> text

@@ -61,8 +61,7 @@ impl Source for HfSource {
     }
 
     fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error> {
-        let full = std::path::absolute(&self.files[0]).unwrap_or_else(|_| self.files[0].clone());
-        let name = full.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = model_name(&self.files[0]);
         header.str("general.architecture", self.family.arch.as_bytes());
         header.str("general.type", b"model");
         header.str("general.name", name.as_bytes());
@@ -78,5 +77,17 @@ impl Source for HfSource {
 
     fn read_rows(&mut self, tensor: usize, first_row: u64, out: &mut [u8]) -> Result<(), Error> {
         self.weights.read_rows(tensor, first_row, out)
+    }
+}
+
+/// The name of the model in `directory`: the directory's, or that of the repository when it lies in the Hub's cache.
+fn model_name(directory: &Path) -> String {
+    let full = std::path::absolute(directory).unwrap_or_else(|_| directory.to_path_buf());
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let snapshots = full.parent().filter(|parent| name(parent) == "snapshots");
+    let repository = snapshots.and_then(Path::parent).map(name).filter(|name| name.starts_with("models--"));
+    match repository.as_deref().and_then(|repository| repository.rsplit_once("--")) {
+        Some((_, repository)) => repository.to_string(),
+        None => name(&full),
     }
 }

@@ -85,10 +85,15 @@ impl Cache {
     pub(super) fn link(&self, commit: &str, file: &str, blob: &Path) -> Result<(), Error> {
         let path = self.file(commit, file);
         create(path.parent().unwrap_or(&self.root))?;
-        if fs::symlink_metadata(&path).is_ok() {
-            fs::remove_file(&path).map_err(|error| Error::writing(&path, &error))?;
+        let failed = |error: std::io::Error| Error::writing(&path, &error);
+        match link_or_copy(&path, file, blob) {
+            // Another process may have been first; a link that leads nowhere is replaced.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && !path.is_file() => {
+                fs::remove_file(&path).and_then(|()| link_or_copy(&path, file, blob)).map_err(failed)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.map_err(failed),
         }
-        link_or_copy(&path, file, blob).map_err(|error| Error::writing(&path, &error))
     }
 }
 

@@ -51,7 +51,9 @@ pub(super) fn file(
         let request = |start| client.rest(name, commit, file, start);
         let mut download = Download::begin(&blob, file, client, info)?;
         // Another process may have finished the same file while this one waited for its turn.
-        if !blob.is_file() {
+        if blob.is_file() {
+            download.give_up();
+        } else {
             download.run(request, progress)?;
             download.finish(&blob)?;
         }
@@ -146,6 +148,11 @@ impl<'a> Download<'a> {
 
     fn seek(&mut self, at: u64) -> Result<(), Error> {
         self.out.seek(SeekFrom::Start(at)).map(|_| ()).map_err(|error| Error::writing(&self.path, &error))
+    }
+
+    /// Removes the file that was opened for a content that is there after all.
+    fn give_up(self) {
+        let _ = fs::remove_file(&self.path);
     }
 
     /// Throws away what is there.
