@@ -55,11 +55,7 @@ fn build() -> Result<Counts, Stop> {
     if install::sysroot("nightly").is_none() {
         return Err(Stop::Skipped("there is no nightly toolchain".into()));
     }
-    let mut command = program(&fuzz, &["build"]);
-    for name in ["CARGO", "RUSTC", "CARGO_MANIFEST_DIR"] {
-        command.env_remove(name);
-    }
-    run(command.env("RUSTUP_TOOLCHAIN", "nightly"))
+    run(program(&fuzz, &["build"]).env("RUSTUP_TOOLCHAIN", "nightly"))
 }
 
 fn folder() -> PathBuf {

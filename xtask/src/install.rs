@@ -50,8 +50,7 @@ pub(crate) fn has_nightly_source() -> bool {
 /// The folder of a rustup toolchain.
 pub(crate) fn sysroot(toolchain: &str) -> Option<PathBuf> {
     let mut command = program("rustup", &["run", toolchain, "rustc", "--print", "sysroot"]);
-    command.env_remove("RUSTUP_TOOLCHAIN").env("RUSTUP_AUTO_INSTALL", "0");
-    output(&mut command).ok().map(|path| PathBuf::from(path.trim()))
+    output(command.env("RUSTUP_AUTO_INSTALL", "0")).ok().map(|path| PathBuf::from(path.trim()))
 }
 
 /// Whether Debian's rustc is there with the source of its standard library.

@@ -77,21 +77,27 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
+/// What cargo and rustup tell the programs that they run. A build that saw it would differ from one that a developer
+/// starts, and everything would be built twice.
+const INHERITED: &[&str] =
+    &["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO=", "RUSTC=", "RUSTUP_TOOLCHAIN=", "RUST_RECURSION_"];
+
 /// A program to be run in the root of the workspace without an input.
 pub(crate) fn program(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(name);
+    for (variable, _) in std::env::vars_os() {
+        let named = format!("{}=", variable.to_string_lossy());
+        if INHERITED.iter().any(|start| named.starts_with(start)) {
+            command.env_remove(variable);
+        }
+    }
     command.args(arguments).current_dir(crate::root()).stdin(Stdio::null());
     command
 }
 
 /// `cargo` of the toolchain in use, or of the toolchain that `+name` as the first argument asks for.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    // Cargo sets these for what it runs; rustup must choose anew.
-    let mut command = program("cargo", arguments);
-    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR"] {
-        command.env_remove(name);
-    }
-    command
+    program("cargo", arguments)
 }
 
 /// Runs `command` with its output where ours goes.
