@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::Read;
 use std::process::Stdio;
 
-const GREEDY: [&str; 5] = ["run", "--temp", "0", "-n", "24"];
+const GREEDY: [&str; 6] = ["run", "--temp", "0", "-n", "24", "--ignore-eos"];
 
 fn greedy(more: &[&str]) -> Vec<u64> {
     ids(&smidgen(&[&GREEDY[..], &["--json"], more].concat()).json()["ids"])
