@@ -117,7 +117,7 @@ VmFlags: rd ex mr mw me
     #[cfg(target_os = "linux")]
     #[test]
     fn the_program_goes_on_afterwards() {
-        let words = vec!["one".to_owned(), "two".to_owned()];
+        let words = ["one".to_owned(), "two".to_owned()];
         for _ in 0..3 {
             map_finely();
             assert_eq!(words.join(" "), "one two");
