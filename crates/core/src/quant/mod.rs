@@ -24,8 +24,6 @@ pub(crate) trait Format {
     const TYPE: Type;
     /// Whether dot products are taken with 8-bit activations rather than floats.
     const INTEGER: bool;
-    /// Writes whole blocks: `row` and `out` hold the same number of blocks.
-    fn quantize(row: &[f32], out: &mut [u8]);
     /// Reads whole blocks: `row` and `out` hold the same number of blocks.
     fn dequantize(row: &[u8], out: &mut [f32]);
     /// Turns little-endian blocks into big-endian ones and back.
@@ -39,12 +37,15 @@ pub(crate) trait Format {
     );
 }
 
-/// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
-macro_rules! with_format {
-    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
-        with_format!(@ $kind, $F => $body, $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
-    };
-    (@ $kind:expr, $F:ident => $body:expr, $other:expr, $($name:ident)+) => {
+/// A format that rows can be written in.
+pub(crate) trait Quantize: Format {
+    /// Writes whole blocks: `row` and `out` hold the same number of blocks.
+    fn quantize(row: &[f32], out: &mut [u8]);
+}
+
+/// Runs `$body` with `$F` standing for the format called as `$kind` is, one of `$name`, or else `$other`.
+macro_rules! with_one_of {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr, $($name:ident)+) => {
         match $kind {
             $($crate::quant::Type::$name => {
                 type $F = $crate::quant::$name;
@@ -54,9 +55,24 @@ macro_rules! with_format {
         }
     };
 }
+pub(crate) use with_one_of;
+
+/// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_format {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
+    };
+}
 pub(crate) use with_format;
 
-/// A type that the container knows and the engine cannot compute with.
+/// Runs `$body` with `$F` standing for the [`Quantize`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_quantizer {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
+    };
+}
+
+/// A type that the container knows and that cannot be read, or, where it was to be written, cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported(
     /// The type.
@@ -210,6 +226,11 @@ impl Type {
         with_format!(self, F => F::INTEGER, _ => false)
     }
 
+    /// Whether rows can be written in this type.
+    pub fn can_quantize(self) -> bool {
+        with_quantizer!(self, F => F::TYPE == self, _ => false)
+    }
+
     /// Writes `row` into `out` as little-endian blocks.
     ///
     /// # Errors
@@ -219,7 +240,7 @@ impl Type {
     /// When `row` is not a whole number of blocks or `out` has another number of them.
     pub fn quantize(self, row: &[f32], out: &mut [u8]) -> Result<(), Unsupported> {
         assert_eq!(self.row_bytes(row.len() as u64), Some(out.len() as u64), "whole blocks");
-        with_format!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
+        with_quantizer!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
     /// Reads little-endian blocks into `out`.
