@@ -1,21 +1,34 @@
 //! Weight types: what a tensor's bytes mean. One file per format, one row per type in [`TYPES`].
+// Types are called as ggml calls them.
+#![allow(non_camel_case_types)]
 
 mod activation;
 mod block;
 mod float;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
 mod q5_0;
 mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod superblock;
 
 use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
+pub(crate) use q2_k::Q2_K;
+pub(crate) use q3_k::Q3_K;
 pub(crate) use q4_0::Q4_0;
 pub(crate) use q4_1::Q4_1;
+pub(crate) use q4_k::Q4_K;
 pub(crate) use q5_0::Q5_0;
 pub(crate) use q5_1::Q5_1;
+pub(crate) use q5_k::Q5_K;
+pub(crate) use q6_k::Q6_K;
 pub(crate) use q8_0::{Q8_0, round_to_i8};
 
 /// What every format file implements, in this order.
@@ -60,7 +73,8 @@ pub(crate) use with_one_of;
 /// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
 macro_rules! with_format {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
-        $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
+        $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+            Q2_K Q3_K Q4_K Q5_K Q6_K)
     };
 }
 pub(crate) use with_format;
@@ -88,7 +102,6 @@ impl core::fmt::Display for Unsupported {
 impl core::error::Error for Unsupported {}
 
 /// A tensor type of the GGUF container, by its ggml name.
-#[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation: they are ggml's.
 pub enum Type {

@@ -122,6 +122,21 @@ impl Simd for Neon {
         self.dot_i8(w, a)
     }
     #[inline(always)]
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let first = vpaddlq_s16(vmull_s8(vget_low_s8(w[0]), vget_low_s8(a[0])));
+            let first = vpadalq_s16(first, vmull_s8(vget_high_s8(w[0]), vget_high_s8(a[0])));
+            let second = vpaddlq_s16(vmull_s8(vget_low_s8(w[1]), vget_low_s8(a[1])));
+            let second = vpadalq_s16(second, vmull_s8(vget_high_s8(w[1]), vget_high_s8(a[1])));
+            vmlaq_n_s32(vmulq_n_s32(first, i32::from(scales[0])), second, i32::from(scales[1]))
+        }
+    }
+    #[inline(always)]
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        self.dot_i8_scaled(w, a, scales)
+    }
+    #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
         let [p0, p1, p2, p3, p4, p5, p6, p7] = sums;
         // SAFETY: the token proves the instructions.
@@ -137,6 +152,11 @@ impl Simd for Neon {
         let wide = Scalar.rows_f16(bits);
         // SAFETY: 32 bytes may be read; the token proves the instructions.
         unsafe { [vld1q_f32(wide.as_ptr()), vld1q_f32(wide.as_ptr().add(4))] }
+    }
+    #[inline(always)]
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+        // SAFETY: 32 bytes may be read; the token proves the instructions.
+        unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x.as_ptr().add(4))] }
     }
     #[inline(always)]
     fn rows_splat(self, x: f32) -> Self::R {

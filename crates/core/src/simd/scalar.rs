@@ -88,12 +88,26 @@ impl Simd for Scalar {
         self.dot_i8(w, a)
     }
     #[inline(always)]
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
+        let sums: [i32; 2] = each(|half| (half * BLOCK / 2..(half + 1) * BLOCK / 2).map(product).sum());
+        i32::from(scales[0]) * sums[0] + i32::from(scales[1]) * sums[1]
+    }
+    #[inline(always)]
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        self.dot_i8_scaled(w, a, scales)
+    }
+    #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
         each(|i| (sums[i] - bias) as f32)
     }
     #[inline(always)]
     fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
         each(|i| f16_to_f32(bits[i]))
+    }
+    #[inline(always)]
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+        *x
     }
     #[inline(always)]
     fn rows_splat(self, x: f32) -> Self::R {

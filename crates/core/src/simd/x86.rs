@@ -93,6 +93,21 @@ macro_rules! tile_operations {
                 _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
             }
         }
+        /// As in AVX2's `dot_i8`: |w| times a with w's sign.
+        #[inline(always)]
+        fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+            // SAFETY: the token proves the instructions.
+            unsafe { self.dot_u7_scaled(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w), scales) }
+        }
+        /// The step that adds pairs of 16-bit sums, which stay below 2^15, multiplies them too.
+        #[inline(always)]
+        fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let scales = _mm256_set_m128i(_mm_set1_epi16(scales[1]), _mm_set1_epi16(scales[0]));
+                _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), scales)
+            }
+        }
         /// Three levels of pairwise adds leave one sum for each row.
         #[inline(always)]
         fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
@@ -111,6 +126,11 @@ macro_rules! tile_operations {
         fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
             // SAFETY: 16 bytes may be read; the token proves the instructions.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+            // SAFETY: 32 bytes may be read; the token proves the instructions.
+            unsafe { _mm256_loadu_ps(x.as_ptr()) }
         }
         #[inline(always)]
         fn rows_splat(self, x: f32) -> Self::R {
