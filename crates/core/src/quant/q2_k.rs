@@ -5,7 +5,7 @@
 //! as f16 (82..84). A value is `d * scale * q - dmin * min`.
 
 use super::block;
-use super::superblock::{self, Superblock, Unpacked, bytes_at, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type};
 use crate::simd::{BLOCK, Simd};
 
@@ -42,6 +42,7 @@ impl Format for Q2_K {
 impl Superblock<BYTES> for Q2_K {
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(82);
+    const MINS_PER_BLOCK: usize = 2;
 
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
@@ -49,11 +50,21 @@ impl Superblock<BYTES> for Q2_K {
     }
 
     #[inline(always)]
-    fn unpack(superblock: &[u8; BYTES], block: usize) -> Unpacked {
-        let packed: &[u8; 2] = bytes_at(superblock, 2 * block);
-        let quants: &[u8; BLOCK] = bytes_at(superblock, 16 + block / 4 * BLOCK);
-        let weights = quants.map(|q| (q >> (block % 4 * 2) & 3) as i8);
-        Unpacked { weights, scales: packed.map(|both| (both & 15) as i8), mins: packed.map(|both| both >> 4) }
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let both: &[u8; HALVES] = bytes_at(superblock, 0);
+        both.map(|both| (both & 15) as i8)
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let both: &[u8; HALVES] = bytes_at(superblock, 0);
+        both.map(|both| both >> 4)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let quants = s.bytes(bytes_at(superblock, 16 + block / 4 * BLOCK));
+        s.bits(quants, block % 4 * 2, 3)
     }
 }
 

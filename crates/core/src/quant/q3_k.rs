@@ -2,10 +2,10 @@
 //!
 //! Byte map, 110 bytes: 32 bytes (0..32) of which bit `b` of byte `i` is the third bit of value `i` of block `b`; for each four
 //! blocks 32 bytes (32..96), of which byte `i` holds the other two bits of value `i` of the four, the first lowest; sixteen
-//! six-bit scales (96..108, see [`scale_of`]); scale `d` as f16 (108..110). A value is `d * (scale - 32) * (q - 4)`.
+//! six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale - 32) * (q - 4)`.
 
 use super::block;
-use super::superblock::{self, Superblock, Unpacked, bytes_at, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type};
 use crate::simd::{BLOCK, Simd};
 
@@ -45,23 +45,27 @@ impl Superblock<BYTES> for Q3_K {
     }
 
     #[inline(always)]
-    fn unpack(superblock: &[u8; BYTES], block: usize) -> Unpacked {
-        let thirds: &[u8; BLOCK] = bytes_at(superblock, 0);
-        let quants: &[u8; BLOCK] = bytes_at(superblock, 32 + block / 4 * BLOCK);
-        let packed = bytes_at(superblock, 96);
-        let weight = |i: usize| quants[i] >> (block % 4 * 2) & 3 | (thirds[i] >> block & 1) << 2;
-        let weights = core::array::from_fn(|i| weight(i) as i8 - 4);
-        Unpacked { weights, scales: [scale_of(packed, 2 * block), scale_of(packed, 2 * block + 1)], mins: [0; 2] }
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        unpack_scales(bytes_at(superblock, 96))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let low = s.bytes(bytes_at(superblock, 32 + block / 4 * BLOCK));
+        let thirds = s.bytes(bytes_at(superblock, 0));
+        s.less(s.join(s.bits(low, block % 4 * 2, 3), s.bits(thirds, block, 1), 2), 4)
     }
 }
 
-/// Scale number `i`, of 16 values, less 32. The halves of the first eight bytes hold the lower four bits, those of scale `i`
-/// below those of `i + 8`; the last four bytes hold the upper two, those of `i`, `i + 4`, `i + 8`, `i + 12` in one byte.
+/// The sixteen scales. The halves of the first eight bytes hold their lower four bits, those of scale `i` below those of
+/// `i + 8`; the last four bytes hold the upper two, those of `i`, `i + 4`, `i + 8` and `i + 12` in one byte.
 #[inline(always)]
-fn scale_of(packed: &[u8; 12], i: usize) -> i8 {
-    let low = packed[i % 8] >> (i / 8 * 4) & 15;
-    let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-    (low | high << 4) as i8 - 32
+fn unpack_scales(packed: &[u8; 12]) -> [i8; HALVES] {
+    core::array::from_fn(|i| {
+        let low = packed[i % 8] >> (i / 8 * 4) & 15;
+        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
+        (low | high << 4) as i8 - 32
+    })
 }
 
 #[cfg(test)]

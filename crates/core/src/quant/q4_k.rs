@@ -1,13 +1,13 @@
 //! Q4_K: 256 values, one half-float scale and minimum, six-bit ones for each 32, four bits each (ggml `block_q4_K`).
 //!
 //! Byte map, 144 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the eight
-//! blocks (4..16, see [`scale_and_min`]), then for each pair of blocks 32 bytes (16..144) of which byte `i` holds value `i` of
+//! blocks (4..16, see [`scales_and_mins`]), then for each pair of blocks 32 bytes (16..144) of which byte `i` holds value `i` of
 //! the first in its low half and value `i` of the second in its high half. A value is `d * scale * q - dmin * min`.
 
 use super::block;
-use super::superblock::{self, Superblock, Unpacked, bytes_at, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
 use super::{Activation, Format, TILE, Type};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, padded};
 
 /// Bytes of a superblock.
 const BYTES: usize = 144;
@@ -49,26 +49,37 @@ impl Superblock<BYTES> for Q4_K {
     }
 
     #[inline(always)]
-    fn unpack(superblock: &[u8; BYTES], block: usize) -> Unpacked {
-        let (scale, min) = scale_and_min(bytes_at(superblock, 4), block);
-        let quants: &[u8; BLOCK] = bytes_at(superblock, 16 + block / 2 * BLOCK);
-        let weights = quants.map(|q| (q >> (block % 2 * 4) & 15) as i8);
-        Unpacked { weights, scales: [scale as i8; 2], mins: [min; 2] }
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let (scales, _) = scales_and_mins(bytes_at(superblock, 4));
+        for_both_halves(scales.map(|scale| scale as i8))
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let (_, mins) = scales_and_mins(bytes_at(superblock, 4));
+        padded(&mins)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let quants = s.bytes(bytes_at(superblock, 16 + block / 2 * BLOCK));
+        s.bits(quants, block % 2 * 4, 15)
     }
 }
 
-/// The scale and the minimum of block `block`, six bits each.
+/// The scales and the minimums of the eight blocks, six bits each.
 ///
 /// Byte `i` of the first four holds the scale of block `i`, of the next four its minimum; their two upper bits belong to
 /// block `i + 4`, whose lower bits are the halves of byte `i` of the last four: scale, then minimum.
 #[inline(always)]
-pub(super) fn scale_and_min(packed: &[u8; 12], block: usize) -> (u8, u8) {
-    let i = block % 4;
-    if block < 4 {
-        (packed[i] & 63, packed[4 + i] & 63)
-    } else {
-        (packed[8 + i] & 15 | packed[i] >> 6 << 4, packed[8 + i] >> 4 | packed[4 + i] >> 6 << 4)
-    }
+pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS]) {
+    let word = |at: usize| u32::from_le_bytes(*bytes_at(packed, at));
+    let (scales, mins, last) = (word(0), word(4), word(8));
+    let eight = |first: u32, low: u32| {
+        let second = low & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
+        (u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32).to_le_bytes()
+    };
+    (eight(scales, last), eight(mins, last >> 4))
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! half, of the second in its high half. A value is `d * scale * q - dmin * min`.
 
 use super::block;
-use super::q4_k::scale_and_min;
-use super::superblock::{self, Superblock, Unpacked, bytes_at, half_at};
+use super::q4_k::scales_and_mins;
+use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
 use super::{Activation, Format, TILE, Type};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, padded};
 
 /// Bytes of a superblock.
 const BYTES: usize = 176;
@@ -51,12 +51,22 @@ impl Superblock<BYTES> for Q5_K {
     }
 
     #[inline(always)]
-    fn unpack(superblock: &[u8; BYTES], block: usize) -> Unpacked {
-        let (scale, min) = scale_and_min(bytes_at(superblock, 4), block);
-        let fifths: &[u8; BLOCK] = bytes_at(superblock, 16);
-        let quants: &[u8; BLOCK] = bytes_at(superblock, 48 + block / 2 * BLOCK);
-        let weight = |i: usize| quants[i] >> (block % 2 * 4) & 15 | (fifths[i] >> block & 1) << 4;
-        Unpacked { weights: core::array::from_fn(|i| weight(i) as i8), scales: [scale as i8; 2], mins: [min; 2] }
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let (scales, _) = scales_and_mins(bytes_at(superblock, 4));
+        for_both_halves(scales.map(|scale| scale as i8))
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let (_, mins) = scales_and_mins(bytes_at(superblock, 4));
+        padded(&mins)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let low = s.bytes(bytes_at(superblock, 48 + block / 2 * BLOCK));
+        let fifths = s.bytes(bytes_at(superblock, 16));
+        s.join(s.bits(low, block % 2 * 4, 15), s.bits(fifths, block, 1), 4)
     }
 }
 

@@ -6,7 +6,7 @@
 //! values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
 
 use super::block;
-use super::superblock::{self, Superblock, Unpacked, bytes_at, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type};
 use crate::simd::{BLOCK, Simd};
 
@@ -46,14 +46,17 @@ impl Superblock<BYTES> for Q6_K {
     }
 
     #[inline(always)]
-    fn unpack(superblock: &[u8; BYTES], block: usize) -> Unpacked {
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let scales: &[u8; HALVES] = bytes_at(superblock, 192);
+        scales.map(|scale| scale as i8)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
         let (four, block) = (block / 4, block % 4);
-        let low: &[u8; BLOCK] = bytes_at(superblock, four * 2 * BLOCK + block % 2 * BLOCK);
-        let high: &[u8; BLOCK] = bytes_at(superblock, 128 + four * BLOCK);
-        let scales: &[u8; 2] = bytes_at(superblock, 192 + 8 * four + 2 * block);
-        let weight = |i: usize| low[i] >> (block / 2 * 4) & 15 | (high[i] >> (2 * block) & 3) << 4;
-        let weights = core::array::from_fn(|i| weight(i) as i8 - 32);
-        Unpacked { weights, scales: scales.map(|scale| scale as i8), mins: [0; 2] }
+        let low = s.bytes(bytes_at(superblock, four * 2 * BLOCK + block % 2 * BLOCK));
+        let high = s.bytes(bytes_at(superblock, 128 + four * BLOCK));
+        s.less(s.join(s.bits(low, block / 2 * 4, 15), s.bits(high, 2 * block, 3), 4), 32)
     }
 }
 

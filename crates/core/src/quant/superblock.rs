@@ -6,35 +6,37 @@
 
 use super::{Activation, TILE};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Scalar, Simd};
 
 /// Values in a superblock.
 pub(super) const SUPERBLOCK: usize = 256;
 /// Blocks in a superblock.
 pub(super) const BLOCKS: usize = SUPERBLOCK / BLOCK;
 
-/// One block of a superblock, unpacked.
-pub(super) struct Unpacked {
-    /// The integers that stand for the weights.
-    pub weights: [i8; BLOCK],
-    /// What those of each half are multiplied with.
-    pub scales: [i8; 2],
-    /// How many of `dmin` those of each half lie above the weights; zeros in a format without minimums.
-    pub mins: [u8; 2],
-}
+/// Halves of blocks in a superblock, each with a scale of its own.
+pub(super) const HALVES: usize = 2 * BLOCKS;
 
 /// A format of superblocks; `N` bytes to each.
 pub(super) trait Superblock<const N: usize> {
-    /// A power of two that makes `d`, times the stored scale, what the integers are multiplied with.
+    /// A power of two: `d` is the stored scale times it.
     const FACTOR: f32 = 1.0;
     /// Whether all weights are 0 to 127.
     const UNSIGNED: bool = false;
     /// Byte offset of `dmin`, for formats that have minimums.
     const MIN_AT: Option<usize> = None;
+    /// How many minimums a block has, one or two.
+    const MINS_PER_BLOCK: usize = 1;
+
     /// The bits of the stored scale.
     fn scale(superblock: &[u8; N]) -> u16;
-    /// Block number `block`. A `weight` times a `scale`, summed over 32 with activations of 127, stays below 2^24.
-    fn unpack(superblock: &[u8; N], block: usize) -> Unpacked;
+    /// The integers that the weights of each half of a block are multiplied with.
+    fn scales(superblock: &[u8; N]) -> [i8; HALVES];
+    /// The integers that `dmin` is multiplied with, for each block or each half of one.
+    fn mins(_: &[u8; N]) -> [u8; HALVES] {
+        [0; HALVES]
+    }
+    /// The integer weights of block `block`.
+    fn weights<S: Simd>(s: S, superblock: &[u8; N], block: usize) -> S::B;
 }
 
 /// The bits of the half float at byte `at`.
@@ -50,18 +52,26 @@ pub(super) fn bytes_at<const M: usize>(superblock: &[u8], at: usize) -> &[u8; M]
     bytes
 }
 
+/// Each of eight scales twice, for formats in which both halves of a block share one.
+#[inline(always)]
+pub(super) fn for_both_halves(scales: [i8; BLOCKS]) -> [i8; HALVES] {
+    core::array::from_fn(|half| scales[half / 2])
+}
+
 /// Reads whole superblocks, with the float operations of ggml in their order.
 pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut [f32]) {
     for (superblock, values) in row.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<SUPERBLOCK>().0) {
         let d = f16_to_f32(F::scale(superblock)) * F::FACTOR;
         let dmin = F::MIN_AT.map(|at| f16_to_f32(half_at(superblock, at)));
+        let (scales, mins) = (F::scales(superblock), F::mins(superblock));
         for (block, values) in values.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let Unpacked { weights, scales, mins } = F::unpack(superblock, block);
+            let weights = F::weights(Scalar, superblock, block);
             for (i, value) in values.iter_mut().enumerate() {
                 let half = i / (BLOCK / 2);
-                *value = d * f32::from(scales[half]) * f32::from(weights[i]);
+                *value = d * f32::from(scales[2 * block + half]) * f32::from(weights[i] as i8);
                 if let Some(dmin) = dmin {
-                    *value -= dmin * f32::from(mins[half]);
+                    let min = mins[block * F::MINS_PER_BLOCK + half * (F::MINS_PER_BLOCK - 1)];
+                    *value -= dmin * f32::from(min);
                 }
             }
         }
@@ -70,9 +80,9 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
 
 /// The dot products of [`TILE`] rows with `T` activations.
 ///
-/// Definition, for each pair, blocks in order: the exact integer sum of `scale * weight * q`, as a float, times ((`d` times
-/// [`Superblock::FACTOR`]) times activation scale) is added; then, for a format with minimums, the exact integer sum of
-/// `-min * q`, as a float, times (`dmin` times activation scale).
+/// Definition, for each pair, blocks in order: the exact integer sum of `scale * weight * q`, as a float, times (`d` times
+/// activation scale) is added; then, for a format with minimums, the exact integer sum of `-min * q`, as a float, times
+/// (`dmin` times activation scale).
 ///
 /// Both sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
 #[inline(always)]
@@ -86,34 +96,36 @@ pub(super) fn tile<F: Superblock<N>, S: Simd, const N: usize, const T: usize>(
     let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_superblocks]);
     let q = activations.map(|a| &a.q.as_chunks::<BLOCKS>().0[..n_superblocks]);
     let activation_scales = activations.map(|a| &a.scale.as_chunks::<BLOCKS>().0[..n_superblocks]);
+    let sums = activations.map(|a| &a.sum.as_chunks::<BLOCKS>().0[..n_superblocks]);
     let mut totals = [s.rows_splat(0.0); T];
     for index in 0..n_superblocks {
         let superblocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][index]);
         let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
         let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
+        let scales = superblocks.map(F::scales);
+        let mins = superblocks.map(F::mins);
         for block in 0..BLOCKS {
-            let unpacked = superblocks.map(|superblock| F::unpack(superblock, block));
-            let weights: [S::B; TILE] = core::array::from_fn(|r| s.bytes(&unpacked[r].weights.map(|w| w as u8)));
+            let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
+            let scales = scales.each_ref().map(|scales| [scales[2 * block], scales[2 * block + 1]].map(i16::from));
+            let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
             for t in 0..T {
                 let q = &q[t][index][block];
                 let a = s.bytes(&q.map(|q| q as u8));
-                let products = core::array::from_fn(|r| {
-                    let scales = unpacked[r].scales.map(i16::from);
-                    if F::UNSIGNED {
-                        s.dot_u7_scaled(weights[r], a, scales)
-                    } else {
-                        s.dot_i8_scaled(weights[r], a, scales)
-                    }
+                let products = core::array::from_fn(|r| match F::UNSIGNED {
+                    true => s.dot_u7_scaled(weights[r], a, scales[r]),
+                    false => s.dot_i8_scaled(weights[r], a, scales[r]),
                 });
                 let scale = s.rows_splat(activation_scales[t][index][block]);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));
                 if let Some(dmin) = dmin {
-                    let sums = q.as_chunks::<{ BLOCK / 2 }>().0;
-                    let sum = |half: usize| sums[half].iter().map(|&q| i32::from(q)).sum::<i32>();
-                    let (first, second) = (sum(0), sum(1));
-                    let below =
-                        unpacked.each_ref().map(|u| -(i32::from(u.mins[0]) * first + i32::from(u.mins[1]) * second));
-                    let below = s.rows_load(&below.map(|below| below as f32));
+                    let sum = sums[t][index][block];
+                    let below = if F::MINS_PER_BLOCK == 1 {
+                        s.rows_mul(min(0), s.rows_splat(-sum as f32))
+                    } else {
+                        let first: i32 = q[..BLOCK / 2].iter().map(|&q| i32::from(q)).sum();
+                        let first_below = s.rows_mul(min(0), s.rows_splat(-first as f32));
+                        s.rows_add(first_below, s.rows_mul(min(1), s.rows_splat((first - sum) as f32)))
+                    };
                     totals[t] = s.rows_add(totals[t], s.rows_mul(below, s.rows_mul(dmin, scale)));
                 }
             }

@@ -108,6 +108,35 @@ impl Simd for Neon {
         self.bytes(&Scalar.fives(x))
     }
     #[inline(always)]
+    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let (down, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
+            x.map(|x| vreinterpretq_s8_u8(vandq_u8(vshlq_u8(vreinterpretq_u8_s8(x), down), mask)))
+        }
+    }
+    #[inline(always)]
+    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let up = vdupq_n_s8(shift as i8);
+            [vorrq_s8(low[0], vshlq_s8(high[0], up)), vorrq_s8(low[1], vshlq_s8(high[1], up))]
+        }
+    }
+    #[inline(always)]
+    fn less(self, x: Self::B, by: u8) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe { x.map(|x| vsubq_s8(x, vdupq_n_s8(by as i8))) }
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
+        // SAFETY: 16 bytes may be read; the token proves the instructions.
+        unsafe {
+            let table = vld1q_s8(table.as_ptr());
+            x.map(|x| vqtbl1q_s8(table, vreinterpretq_u8_s8(x)))
+        }
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         // SAFETY: the token proves the instructions.
         unsafe {
@@ -152,6 +181,10 @@ impl Simd for Neon {
         let wide = Scalar.rows_f16(bits);
         // SAFETY: 32 bytes may be read; the token proves the instructions.
         unsafe { [vld1q_f32(wide.as_ptr()), vld1q_f32(wide.as_ptr().add(4))] }
+    }
+    #[inline(always)]
+    fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
+        self.rows_load(&Scalar.rows_u8(x))
     }
     #[inline(always)]
     fn rows_load(self, x: &[f32; TILE]) -> Self::R {
