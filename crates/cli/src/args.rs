@@ -92,7 +92,7 @@ pub struct SamplingArgs {
     pub seed: i64,
 
     /// Temperature; 0 always takes the likeliest token [default: the model's, or 0.8]
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = not_negative)]
     pub temp: Option<f32>,
 
     /// Keep the K likeliest tokens; 0 keeps all [default: the model's, or 40]

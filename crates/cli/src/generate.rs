@@ -6,8 +6,11 @@ use crate::interrupt::Guard;
 use crate::load::Session;
 use crate::progress::Bar;
 use crate::stop::StopStrings;
+use smidgen_core::engine;
+use smidgen_core::gguf::Gguf;
 use smidgen_core::sample::Sampler;
 use smidgen_host::Progress;
+use smidgen_host::diagnose::first_bad_weight;
 use std::time::{Duration, Instant};
 
 /// Batches of a prompt between two looks at the progress bar and at Ctrl-C; each such step computes logits once.
@@ -117,7 +120,7 @@ impl<'a> Generator<'a> {
                     }
                 }),
             };
-            forwarded.map_err(|error| refused(session.name, error))?;
+            forwarded.map_err(|error| refused(session.name, session.gguf, error))?;
             result?;
             bar.advance(batch.len() as u64);
         }
@@ -166,7 +169,8 @@ impl<'a> Generator<'a> {
                 if session.engine.position() == session.settings.limits.context_tokens {
                     break Ending::Context;
                 }
-                let logits = session.engine.forward(&[id]).map_err(|error| refused(session.name, error))?;
+                let logits =
+                    session.engine.forward(&[id]).map_err(|error| refused(session.name, session.gguf, error))?;
                 id = self.sampler.sample(logits, tokens);
             },
         };
@@ -179,6 +183,14 @@ impl<'a> Generator<'a> {
     }
 }
 
-fn refused(name: &str, error: impl std::fmt::Display) -> Failure {
-    Failure::Input(format!("{name}: {error}"))
+/// What to say when the engine refuses; a result that is not finite is traced to the weight that made it so.
+fn refused(name: &str, gguf: &Gguf<'_>, error: engine::Error) -> Failure {
+    let bad = match error {
+        engine::Error::NotFinite => first_bad_weight(gguf),
+        _ => None,
+    };
+    Failure::Input(match bad {
+        Some(bad) => format!("{name}: {bad}; the model is broken"),
+        None => format!("{name}: {error}"),
+    })
 }

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    smidgen_host::pages::map_finely();
     ExitCode::from(smidgen_cli::run(std::env::args_os(), &mut std::io::stdout()))
 }

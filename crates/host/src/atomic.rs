@@ -17,9 +17,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// # Errors
 /// What `fill` returns, or the failure to create, write, sync or rename the file.
 pub fn write<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T, Error>) -> Result<T, Error> {
-    if path.is_dir() {
-        return Err(Error::bad(path, "is a directory where a file should be written"));
-    }
+    let path = &target(path)?;
     let (file, beside) = create_beside(path).map_err(|error| Error::writing(path, &error))?;
     let done = fill_and_sync(file, path, fill).and_then(|value| {
         fs::rename(&beside, path).map_err(|error| Error::writing(path, &error))?;
@@ -31,6 +29,17 @@ pub fn write<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T, Erro
         let _ = fs::remove_file(&beside);
     }
     done
+}
+
+/// The file that writing to `path` means: what a link leads to, and never a device or a directory.
+fn target(path: &Path) -> Result<PathBuf, Error> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(Error::bad(path, "is a directory where a file should be written")),
+        // A rename would put a file in the place of the device.
+        Ok(metadata) if !metadata.is_file() => Err(Error::bad(path, "is not an ordinary file")),
+        Ok(_) => fs::canonicalize(path).map_err(|error| Error::writing(path, &error)),
+        Err(_) => Ok(path.to_path_buf()),
+    }
 }
 
 fn fill_and_sync<T>(
@@ -66,5 +75,51 @@ fn sync_directory(path: &Path) {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(directory) = File::open(parent) {
         let _ = directory.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("smidgen-atomic-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn write_text(path: &Path, text: &str) -> Result<(), Error> {
+        write(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::writing(path, &error)))
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_stays() {
+        let directory = directory("whole");
+        let path = directory.join("file");
+        write_text(&path, "one").unwrap();
+        write_text(&path, "another").unwrap();
+        let failed: Result<(), Error> = write(&path, |out| {
+            out.write_all(b"half").map_err(|error| Error::writing(&path, &error))?;
+            Err(Error::failed(&path, "it went wrong"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_a_device_a_device() {
+        let directory = directory("link");
+        let (path, link) = (directory.join("file"), directory.join("link"));
+        write_text(&path, "one").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_text(&link, "another").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+        assert_eq!(write_text(Path::new("/dev/null"), "x").unwrap_err().exit_code(), 2);
+        assert_eq!(write_text(&directory, "x").unwrap_err().exit_code(), 2);
+        fs::remove_dir_all(directory).unwrap();
     }
 }

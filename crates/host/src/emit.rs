@@ -102,6 +102,7 @@ impl Emission {
     ) -> Result<(), Error> {
         let work = Work::begin(progress, "converting", self.file_bytes());
         self.header.write(out).map_err(failed)?;
+        work.advance(self.header.header_bytes());
         let mut buffers = Buffers::default();
         for (index, &kind) in self.targets.iter().enumerate() {
             let mut writer = TensorWriter { source, index, kind, endian: self.header.endian(), buffers: &mut buffers };
@@ -218,16 +219,17 @@ impl TensorWriter<'_> {
         };
         // Types are checked when the emission is planned, so this names no tensor that a user could meet.
         let unsupported = |_| Error::bad(subject, format!("tensor '{}' is of an unsupported type", tensor.shown()));
-        if let Some((index, value)) = first_not_finite(tensor.kind, stored) {
-            return Err(named(index, format!("is {value}; the model is broken")));
+        weights.resize(stored.len() / tensor.kind.block_bytes() * tensor.kind.block_len(), 0.0);
+        tensor.kind.dequantize(stored, weights).map_err(unsupported)?;
+        if let Some(index) = weights.iter().position(|weight| !weight.is_finite()) {
+            let what = if weights[index].is_nan() { "NaN" } else { "infinite" };
+            return Err(named(index, format!("is {what}; the model is broken")));
         }
         if self.kind == tensor.kind {
             std::mem::swap(stored, target);
         } else {
-            weights.resize(stored.len() / tensor.kind.block_bytes() * tensor.kind.block_len(), 0.0);
-            tensor.kind.dequantize(stored, weights).map_err(unsupported)?;
             let limit = largest_weight(self.kind);
-            if let Some(index) = weights.iter().position(|weight| weight.abs() > limit || weight.is_nan()) {
+            if let Some(index) = weights.iter().position(|weight| weight.abs() > limit) {
                 return Err(named(index, format!("{} is too large for {}", weights[index], self.kind.name())));
             }
             target.resize(target_bytes, 0);
@@ -237,30 +239,6 @@ impl TensorWriter<'_> {
             self.kind.swap_endian(target).map_err(unsupported)?;
         }
         Ok(())
-    }
-}
-
-/// The first weight of a float tensor that is not a finite number, with its place.
-fn first_not_finite(kind: Type, bytes: &[u8]) -> Option<(usize, &'static str)> {
-    let halves = |exponent: u16, mantissa: u16| {
-        let mut values = bytes.as_chunks::<2>().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).enumerate();
-        let found = values.find(|(_, bits)| bits & exponent == exponent);
-        found.map(|(index, bits)| (index, if bits & mantissa == 0 { "infinite" } else { "NaN" }))
-    };
-    match kind {
-        Type::F32 => {
-            let mut values = bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).enumerate();
-            let found = values.find(|(_, value)| !value.is_finite());
-            found.map(|(index, value)| (index, if value.is_nan() { "NaN" } else { "infinite" }))
-        }
-        Type::F16 => halves(0x7c00, 0x3ff),
-        Type::BF16 => halves(0x7f80, 0x7f),
-        Type::Q8_0 => {
-            let mut blocks = bytes.as_chunks::<34>().0.iter().enumerate();
-            let found = blocks.find(|(_, block)| u16::from_le_bytes([block[0], block[1]]) & 0x7c00 == 0x7c00);
-            found.map(|(index, _)| (index * 32, "in a block whose scale is not a number"))
-        }
-        _ => None,
     }
 }
 

@@ -8,6 +8,8 @@ use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::{Array, Value, ValueType};
 use smidgen_core::quant::Type;
 
+/// The value of `general.quantization_version`: ggml's block formats have been these since May 2023.
+pub const QUANTIZATION_VERSION: u32 = 2;
 /// Tensor data begins on multiples of this many bytes unless the file says otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
@@ -143,10 +145,15 @@ impl Header {
         Some(n_bytes)
     }
 
+    /// The size of the header with the padding that follows it.
+    pub fn header_bytes(&self) -> u64 {
+        let header = 24 + self.keys.len() as u64 + self.tensors.len() as u64;
+        header.next_multiple_of(self.alignment)
+    }
+
     /// The size of the whole file: header, tensor data and the padding after each.
     pub fn file_bytes(&self) -> u64 {
-        let header = 24 + self.keys.len() as u64 + self.tensors.len() as u64;
-        header.next_multiple_of(self.alignment).saturating_add(self.data_bytes)
+        self.header_bytes().saturating_add(self.data_bytes)
     }
 
     /// Writes the header with the padding that follows it; tensor data comes next, each followed by [`Header::pad`].

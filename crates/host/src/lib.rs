@@ -6,6 +6,7 @@
 
 pub mod atomic;
 mod convert;
+pub mod diagnose;
 mod emit;
 mod error;
 pub mod gguf_source;

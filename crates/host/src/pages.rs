@@ -1,30 +1,61 @@
-//! Giving back the pages of the program's own file.
+//! What of the program's own file counts as resident: what it uses, and only while it uses it.
 //!
-//! The system brings a program's code in by windows of 64 KiB and counts it as resident for as long as nobody else wants the
-//! memory. Code that has done its work, such as the parser of the command line, would so count against a run that takes
-//! two megabytes. Given back, a page costs one fault if it is used again.
+//! When code is first used, Linux maps up to 64 KiB around it that happen to be in its cache (`do_fault_around` in
+//! `mm/memory.c`), and all of it counts as resident until somebody else wants the memory. A run that takes two megabytes would
+//! count a megabyte of code that it never calls, and the parser of a command line that has long been read.
 #![allow(unsafe_code)]
 
-/// Gives back every page of code and constants of this program that is as it stands in the file.
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// The system maps no further than this around a page that is used.
+const WINDOW_BYTES: usize = 16 << 10;
+
+/// The address ranges of code and constants that are as they stand in the file.
+static PROGRAM: OnceLock<Vec<Range<usize>>> = OnceLock::new();
+
+/// Lets the system map no more than 16 KiB around a page of this program that is used, and gives back what it has mapped so far.
 ///
-/// Does nothing where the system is not Linux or does not say what is resident.
-pub fn release_program() {
+/// A window ends where a mapping ends, so the mappings are cut: every second window gets an advice (to be left out of core dumps,
+/// where unchanged code is left out anyway) that keeps its neighbours from being joined to it. To be called first, by `main`.
+/// Does nothing where the system is not Linux.
+pub fn map_finely() {
     #[cfg(target_os = "linux")]
-    if let Ok(text) = std::fs::read_to_string("/proc/self/smaps") {
-        for range in unchanged(&text) {
-            let (start, len) = (std::ptr::without_provenance_mut(range.start), range.len());
-            // SAFETY: the range is a private mapping of a file that this process has no right to write to, and none of its
-            // pages was ever changed, so the next access reads from the file what was there before.
-            // A failure leaves the pages where they are.
-            let _ = unsafe { rustix::mm::madvise(start, len, rustix::mm::Advice::LinuxDontNeed) };
+    {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        for range in PROGRAM.get_or_init(|| unchanged(&smaps)) {
+            let windows = range.clone().step_by(2 * WINDOW_BYTES);
+            for start in windows {
+                advise(start..range.end.min(start + WINDOW_BYTES), rustix::mm::Advice::LinuxDontDump);
+            }
         }
     }
+    release_program();
+}
+
+/// Gives back every page of the program that is mapped now; a page costs one fault if it is used again.
+///
+/// Does nothing unless [`map_finely`] was called.
+pub fn release_program() {
+    #[cfg(target_os = "linux")]
+    for range in PROGRAM.get().into_iter().flatten() {
+        advise(range.clone(), rustix::mm::Advice::LinuxDontNeed);
+    }
+}
+
+/// Gives the system an advice about a range of [`PROGRAM`]; if it refuses, everything stays as it was.
+#[cfg(target_os = "linux")]
+fn advise(range: Range<usize>, advice: rustix::mm::Advice) {
+    let start = std::ptr::without_provenance_mut(range.start);
+    // SAFETY: the range is a private mapping of a file, which this process may not write to and of which no page was changed when
+    // `PROGRAM` was made, so a page that is dropped comes back with what it held.
+    let _ = unsafe { rustix::mm::madvise(start, range.len(), advice) };
 }
 
 /// The address ranges in `smaps` (proc_pid_smaps(5)) that are private, of a file, not writable, and without a changed page: a
 /// relocated constant or a debugger's breakpoint shows as an anonymous page.
 #[cfg(any(target_os = "linux", test))]
-fn unchanged(smaps: &str) -> Vec<std::ops::Range<usize>> {
+fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut is_candidate = false;
     for line in smaps.lines() {
@@ -86,9 +117,9 @@ VmFlags: rd ex mr mw me
     #[cfg(target_os = "linux")]
     #[test]
     fn the_program_goes_on_afterwards() {
-        let words = vec!["one".to_owned(), "two".to_owned()];
+        let words = ["one".to_owned(), "two".to_owned()];
         for _ in 0..3 {
-            release_program();
+            map_finely();
             assert_eq!(words.join(" "), "one two");
         }
     }

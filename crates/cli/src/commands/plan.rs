@@ -6,12 +6,14 @@ use crate::load::{Budget, Line, PROCESS_BYTES, Settings, Source};
 use crate::report::{self, Table, count};
 use clap::Args;
 use serde::Serialize;
+use smidgen_core::arena::ALIGN;
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::quant::Type;
 use smidgen_core::sample::SampleParams;
+use smidgen_core::simd::BLOCK;
 use std::io::Write;
 
 #[derive(Args, Debug)]
@@ -109,13 +111,13 @@ struct Question<'a> {
 impl Question<'_> {
     /// Every choice of weight and cache type with the longest context that fits in `ram`, if any does.
     fn choices(&self, ram: u64) -> Vec<Choice> {
-        let stored = self.source.bytes().len() as u64;
-        let quantized = stored - self.gguf.tensors().map(|tensor| tensor.n_bytes - q8_0_bytes(&tensor)).sum::<u64>();
+        let mut weights = vec![("as stored", 0)];
+        let saved = self.saved_by_q8_0();
+        if saved > 0 {
+            weights.push(("q8_0", saved));
+        }
         let mut choices = Vec::new();
-        for (weights, saved) in [("as stored", 0), ("q8_0", stored - quantized)] {
-            if weights != "as stored" && saved == 0 {
-                continue;
-            }
+        for (weights, saved) in weights {
             for cache in CACHE_TYPES {
                 if let Some((context_tokens, total_bytes)) = self.longest(cache, saved, ram) {
                     choices.push(Choice { weights, cache: cache.name(), context_tokens, total_bytes });
@@ -123,6 +125,32 @@ impl Question<'_> {
             }
         }
         choices
+    }
+
+    /// Bytes that a run needs less, at least, when `convert --outtype q8_0 --fallback f16` has stored the weights.
+    fn saved_by_q8_0(&self) -> u64 {
+        let saved: u64 = self.gguf.tensors().map(|tensor| tensor.n_bytes - q8_0_bytes(&tensor)).sum();
+        let is_float = |tensor: Tensor<'_>| matches!(tensor.kind, Type::F32 | Type::F16 | Type::BF16);
+        let padding = self.gguf.tensors().count() as u64 * self.gguf.alignment();
+        let activations = if self.gguf.tensors().all(is_float) { self.activation_bytes() } else { 0 };
+        saved.saturating_sub(padding + activations + self.header_growth())
+    }
+
+    /// What the header may gain when it is written anew: keys that name the types, and in place of version 1, whose lengths have 4
+    /// bytes, at most as much again as there is.
+    fn header_growth(&self) -> u64 {
+        let weight_bytes: u64 = self.gguf.tensors().map(|tensor| tensor.n_bytes).sum();
+        let header_bytes = self.source.bytes().len() as u64 - weight_bytes;
+        if self.gguf.version() == 1 { header_bytes } else { 512 }
+    }
+
+    /// The buffers that a model with 8-bit weights has and one with float weights has not: a batch of the widest input in blocks,
+    /// each with a scale and a sum.
+    fn activation_bytes(&self) -> u64 {
+        let h = self.model.hparams();
+        let widest = h.n_embd.max(h.query_width()).max(h.n_ff);
+        let block_bytes = BLOCK + size_of::<f32>() + size_of::<i32>();
+        (self.limits.batch_tokens * widest.div_ceil(BLOCK) * block_bytes + 3 * ALIGN) as u64
     }
 
     /// The longest context that fits in `ram` when the cache holds `cache` and the weights are `saved` bytes smaller, with

@@ -4,5 +4,6 @@ mod bad_input;
 mod chat;
 mod files;
 mod generation;
+mod goldens;
 mod planning;
 mod smidgen;

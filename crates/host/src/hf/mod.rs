@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::stored_file_type;
 use crate::error::Error;
-use crate::gguf_write::Header;
+use crate::gguf_write::{Header, QUANTIZATION_VERSION};
 use crate::source::{Source, TensorInfo};
 use config::Object;
 use families::Family;
@@ -66,6 +66,7 @@ impl Source for HfSource {
         header.str("general.type", b"model");
         header.str("general.name", name.as_bytes());
         header.u32("general.file_type", file_type.unwrap_or_else(|| stored_file_type(self.tensors())));
+        header.u32("general.quantization_version", QUANTIZATION_VERSION);
         self.hparams.write(self.family.arch, header);
         self.vocab.write(header);
         Ok(())

@@ -13,7 +13,7 @@ use smidgen_core::quant::Type;
 
 use crate::emit::stored_file_type;
 use crate::error::Error;
-use crate::gguf_write::Header;
+use crate::gguf_write::{Header, QUANTIZATION_VERSION};
 use crate::image::read_small;
 use crate::source::{DataFile, Source, TensorInfo};
 pub use layout::{Checkpoint, parse_header};
@@ -94,6 +94,7 @@ impl Source for Llama2cSource {
         header.str("general.type", b"model");
         header.str("general.name", name.as_bytes());
         header.u32("general.file_type", file_type.unwrap_or_else(|| stored_file_type(&self.tensors)));
+        header.u32("general.quantization_version", QUANTIZATION_VERSION);
         header.u32("llama.vocab_size", model.n_vocab);
         header.u32("llama.context_length", model.context_tokens);
         header.u32("llama.embedding_length", model.n_embd);

@@ -115,6 +115,7 @@ fn sentence_piece(raw: &Raw, needs_scores: bool) -> Result<Pieces, Flaw> {
         }
         merged.entry(joined).or_insert_with(|| (rank, HashSet::new())).1.insert(left.len());
     }
+    let added: HashSet<&str> = raw.added_tokens.iter().map(|added| added.content.as_str()).collect();
     let is_unknown = |text: &str| raw.model.unk_token.as_deref() == Some(text);
     for (text, id) in vocab {
         let kind = match text {
@@ -123,11 +124,11 @@ fn sentence_piece(raw: &Raw, needs_scores: bool) -> Result<Pieces, Flaw> {
             _ => TokenKind::Normal,
         };
         let mut token = Token::new(*id, text, kind);
-        if let Some((rank, cuts)) = merged.get(text) {
-            token.score = -(*rank as f32);
-            if needs_scores {
-                check_cuts(text, cuts, &known)?;
-            }
+        let found = merged.get(text);
+        token.score = found.map_or(0.0, |(rank, _)| -(*rank as f32));
+        // Tokens that were added are found in the text before anything is merged.
+        if needs_scores && kind == TokenKind::Normal && !added.contains(text.as_str()) {
+            check_cuts(text, found.map(|(_, cuts)| cuts), &known)?;
         }
         pieces.tokens.push(token);
     }
@@ -138,9 +139,10 @@ fn sentence_piece(raw: &Raw, needs_scores: bool) -> Result<Pieces, Flaw> {
 }
 
 /// SentencePiece joins any two neighbours that make a token; merges say the same only if every cut of a token is among them.
-fn check_cuts(text: &str, cuts: &HashSet<usize>, known: &HashSet<&str>) -> Result<(), Flaw> {
+fn check_cuts(text: &str, cuts: Option<&HashSet<usize>>, known: &HashSet<&str>) -> Result<(), Flaw> {
     for (at, _) in text.char_indices().skip(1) {
-        if !cuts.contains(&at) && known.contains(&text[..at]) && known.contains(&text[at..]) {
+        let is_there = cuts.is_some_and(|cuts| cuts.contains(&at));
+        if !is_there && known.contains(&text[..at]) && known.contains(&text[at..]) {
             let message = format!(
                 "model.merges: '{}' + '{}' is missing, so this is not a SentencePiece vocabulary; put its tokenizer.model beside",
                 &text[..at],

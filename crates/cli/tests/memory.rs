@@ -1,0 +1,87 @@
+//! What a run takes at its peak, as the system counts it, against what was planned.
+#![cfg(target_os = "linux")]
+
+use smidgen_cli::load::PROCESS_BYTES;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
+const MIB: u64 = 1 << 20;
+
+/// Planned and peak bytes of a run of `binary`.
+fn measure(binary: &Path, flags: &[&str]) -> (u64, u64) {
+    let fixed = ["run", "--temp", "0", "--ignore-eos", "--json"];
+    let output = Command::new(binary).args(fixed).args(flags).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bytes = |key: &str| report[key].as_u64().unwrap();
+    println!("{flags:?}: planned {}, peak {}", bytes("planned_bytes"), bytes("peak_bytes"));
+    (bytes("planned_bytes"), bytes("peak_bytes"))
+}
+
+/// The release build without a loader or relocations, which is the one that the limits are for.
+fn static_build() -> Option<PathBuf> {
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/x86_64-unknown-linux-musl/release/smidgen");
+    let path = std::env::var_os("SMIDGEN_STATIC").map_or_else(|| PathBuf::from(built), PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: peak of the static build; cargo build --release --target x86_64-unknown-linux-musl makes one");
+    None
+}
+
+fn shared(what: &str) -> Option<String> {
+    let root = std::env::var("SMIDGEN_DATA")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").to_owned());
+    let path = format!("{root}/{what}");
+    if Path::new(&path).exists() {
+        return Some(path);
+    }
+    println!("skipped: {what}, no shared data");
+    None
+}
+
+#[test]
+fn a_larger_context_costs_what_the_plan_says() {
+    let binary = Path::new(env!("CARGO_BIN_EXE_smidgen"));
+    let ids = "7 ".repeat(500);
+    let peak = |context: &str, n: usize| {
+        measure(binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
+    };
+    let (small_planned, small_peak) = peak("32", 32);
+    let (large_planned, large_peak) = peak("500", 500);
+    let (planned, measured) = (large_planned - small_planned, large_peak.saturating_sub(small_peak));
+    assert!(planned > MIB, "the two plans differ: {planned}");
+    // A quarter for what differs from run to run: which of the system's pages happen to be mapped.
+    assert!(measured <= planned + MIB / 4, "{measured} bytes more for {planned} planned");
+    assert!(measured + MIB / 4 >= planned, "{measured} bytes more for {planned} planned: the plan counts too much");
+}
+
+#[test]
+fn the_peak_is_the_plan_and_no_more_than_the_process_was_said_to_take() {
+    let Some(binary) = static_build() else { return };
+    for flags in [&["-c", "64"][..], &["-c", "512", "-b", "64"], &["-c", "128", "--ctk", "q8_0", "--ctv", "q8_0"]] {
+        for _ in 0..3 {
+            let (planned, peak) =
+                measure(&binary, &[&[TALES, "--no-mmap", "-p", "Once upon a time", "-n", "40"], flags].concat());
+            assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
+        }
+    }
+}
+
+#[test]
+fn stories260k_runs_in_three_megabytes_and_in_two_when_quantized() {
+    let (Some(binary), Some(wide)) = (static_build(), shared("gguf/stories260K-v1-f32.gguf")) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let small = directory.path().join("q8_0.gguf").to_str().unwrap().to_owned();
+    let convert = ["convert", &wide, &small, "--outtype", "q8_0", "--fallback", "f16"];
+    assert!(Command::new(&binary).args(convert).stderr(Stdio::null()).status().unwrap().success());
+    for (model, limit) in [(&wide, 3 * MIB), (&small, 2 * MIB)] {
+        for more in [&["--no-mmap"][..], &[]] {
+            let flags = [&[model.as_str(), "-c", "64", "-p", "Once upon a time"], more].concat();
+            let (planned, peak) = measure(&binary, &flags);
+            assert!(peak < limit, "{flags:?}: peak {peak} of {limit}");
+            assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
+        }
+    }
+}
