@@ -19,7 +19,8 @@ fn block_types() -> impl Iterator<Item = Type> {
 /// Compares every type with its golden in `folder`, which holds `n_blocks` of each.
 fn check(folder: &Path, n_blocks: usize) {
     for kind in block_types() {
-        let golden = std::fs::read(folder.join(kind.name()).with_extension("bin")).expect(kind.name());
+        let golden = std::fs::read(folder.join(kind.name()).with_extension("bin"))
+            .unwrap_or_else(|error| panic!("{}: {error}", kind.name()));
         let (blocks, values) = golden.split_at(n_blocks * kind.block_bytes());
         let want: Vec<u32> = values.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
         assert_eq!(want.len(), n_blocks * kind.block_len(), "{} has {n_blocks} blocks", kind.name());
