@@ -14,7 +14,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes over the signal. Until [`Interrupt::begin`] it still ends the program.
+    /// Takes over the signal. Until [`Interrupt::guard`] it still ends the program.
     ///
     /// # Errors
     /// When the system does not let us.

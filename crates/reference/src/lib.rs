@@ -4,7 +4,7 @@
 //! loops. So it has no rounding, batching, tiling or caching trick of its own to argue about: where it and the engine
 //! differ by more than f32 rounding, the engine is wrong. It is slow, and meant for models of a few million weights.
 //!
-//! From top to bottom: [`File`], [`Tensor`], [`Hparams`], [`Rope`], [`Model`], [`Session`] (the forward pass).
+//! From top to bottom: [`File`], [`Tensor`], `Hparams`, `Rope`, [`Model`], [`Session`] (the forward pass).
 //! [`llama2c`] reads llama2.c's files into the same [`Model`].
 
 pub mod llama2c;

@@ -1,13 +1,16 @@
 //! The engine as a Linux process without a C library: a GGUF image on standard input, one line for each kernel set out.
 //!
-//! A line is `KERNELS: HASH IDS`: the name of the kernel set, a hash over every bit of every logit, and the tokens that
-//! greedy choice adds to a fixed prompt. It must be the same on every machine; `cargo xtask ports` sees to that.
+//! A line is `KERNELS: FORMATS LOGITS IDS`: the name of the kernel set, a hash over what each weight format makes of rows of
+//! its own, a hash over every bit of every logit, and the tokens that greedy choice adds to a fixed prompt. What follows
+//! the name must be the same on every machine; `cargo xtask ports` sees to that.
 #![no_std]
 #![no_main]
 
+mod formats;
 mod system;
 
 use core::fmt::{self, Write};
+use formats::Scratch;
 use smidgen_core::engine::Engine;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
@@ -19,7 +22,7 @@ use system::{Stdout, exit, read_all};
 
 const MODEL_BYTES: usize = 4 << 20;
 const ARENA_BYTES: usize = 2 << 20;
-const N_LAYERS: usize = 32;
+const N_LAYERS: usize = 16;
 /// The prompt, each taken modulo the size of the vocabulary.
 const PROMPT: [u32; 9] = [1, 2, 3, 5, 8, 13, 21, 34, 55];
 const N_NEW: usize = 16;
@@ -34,6 +37,7 @@ const LIMITS: Limits = Limits {
 
 static mut MODEL: [u8; MODEL_BYTES] = [0; MODEL_BYTES];
 static mut ARENA: [u8; ARENA_BYTES] = [0; ARENA_BYTES];
+static mut SCRATCH: Scratch = Scratch::EMPTY;
 
 /// Why there is nothing to print.
 enum Error {
@@ -43,6 +47,7 @@ enum Error {
     Layers(usize),
     Plan(smidgen_core::plan::Error),
     Engine(smidgen_core::engine::Error),
+    Format,
     Output,
 }
 
@@ -55,6 +60,7 @@ impl fmt::Display for Error {
             Error::Layers(n) => write!(f, "{n} layers; this program has room for {N_LAYERS}"),
             Error::Plan(error) => error.fmt(f),
             Error::Engine(error) => error.fmt(f),
+            Error::Format => write!(f, "a weight format does not do what it promises"),
             Error::Output => write!(f, "standard output is closed"),
         }
     }
@@ -64,8 +70,14 @@ impl fmt::Display for Error {
 struct Hash(u64);
 
 impl Hash {
+    const START: Hash = Hash(0xcbf2_9ce4_8422_2325);
+
     fn add(&mut self, values: &[f32]) {
-        for byte in values.iter().flat_map(|value| value.to_bits().to_le_bytes()) {
+        values.iter().for_each(|value| self.add_bytes(&value.to_bits().to_le_bytes()));
+    }
+
+    fn add_bytes(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
@@ -80,9 +92,9 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn smidgen_start() -> ! {
     system::set_float_precision();
-    // SAFETY: the kernel enters here once, on the only thread, so each of the two is borrowed once.
-    let (model, arena) = unsafe { (&mut *(&raw mut MODEL), &mut *(&raw mut ARENA)) };
-    match run(model, arena) {
+    // SAFETY: the kernel enters here once, on the only thread, so each of the three is borrowed once.
+    let (model, arena, scratch) = unsafe { (&mut *(&raw mut MODEL), &mut *(&raw mut ARENA), &mut *(&raw mut SCRATCH)) };
+    match run(model, arena, scratch) {
         Ok(()) => exit(0),
         Err(error) => {
             let _ = writeln!(Stdout, "{error}");
@@ -92,7 +104,7 @@ extern "C" fn smidgen_start() -> ! {
 }
 
 /// Runs the model once with each kernel set of this CPU.
-fn run(model: &mut [u8], arena: &mut [u8]) -> Result<(), Error> {
+fn run(model: &mut [u8], arena: &mut [u8], scratch: &mut Scratch) -> Result<(), Error> {
     let bytes = read_all(model).filter(|bytes| !bytes.is_empty()).ok_or(Error::Input)?;
     let gguf = Gguf::parse(bytes, bytes.len() as u64).map_err(Error::Gguf)?;
     let n_layers = Model::n_layers(&gguf).map_err(Error::Model)?;
@@ -101,8 +113,10 @@ fn run(model: &mut [u8], arena: &mut [u8]) -> Result<(), Error> {
     let model = Model::new(&gguf, layers).map_err(Error::Model)?;
     let plan = Plan::new(&model, &LIMITS).map_err(Error::Plan)?;
     for isa in Isa::available() {
-        let (hash, ids) = generate(&model, &plan, isa, arena)?;
-        write!(Stdout, "{}: {hash:016x}", isa.name()).map_err(|_| Error::Output)?;
+        let mut formats = Hash::START;
+        scratch.run(isa, &mut formats).ok_or(Error::Format)?;
+        let (logits, ids) = generate(&model, &plan, isa, arena)?;
+        write!(Stdout, "{}: {:016x} {:016x}", isa.name(), formats.0, logits.0).map_err(|_| Error::Output)?;
         for id in ids {
             write!(Stdout, " {id}").map_err(|_| Error::Output)?;
         }
@@ -112,10 +126,10 @@ fn run(model: &mut [u8], arena: &mut [u8]) -> Result<(), Error> {
 }
 
 /// The hash of all logits, and the tokens that follow the prompt.
-fn generate(model: &Model<'_>, plan: &Plan, isa: Isa, arena: &mut [u8]) -> Result<(u64, [u32; N_NEW]), Error> {
+fn generate(model: &Model<'_>, plan: &Plan, isa: Isa, arena: &mut [u8]) -> Result<(Hash, [u32; N_NEW]), Error> {
     let mut engine = Engine::new(model, plan, isa, &Single, arena).map_err(Error::Engine)?;
     let n_vocab = model.hparams().n_vocab as u32;
-    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    let mut hash = Hash::START;
     let mut next = 0;
     engine
         .forward_each(&PROMPT.map(|id| id % n_vocab), |_, logits| {
@@ -130,7 +144,7 @@ fn generate(model: &Model<'_>, plan: &Plan, isa: Isa, arena: &mut [u8]) -> Resul
         hash.add(logits);
         next = best(logits);
     }
-    Ok((hash.0, ids))
+    Ok((hash, ids))
 }
 
 /// The first of the largest logits.

@@ -2,7 +2,7 @@
 //!
 //! Byte map: little-endian IEEE binary32, IEEE binary16, or the upper half of a binary32.
 
-use super::{Activation, Format, TILE, Type};
+use super::{Activation, Format, Quantize, TILE, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::simd::{LANES, Simd, padded};
 
@@ -56,15 +56,17 @@ macro_rules! float_format {
         #[doc = concat!("The ", stringify!($name), " format.")]
         pub(crate) struct $name;
 
-        impl Format for $name {
-            const TYPE: Type = Type::$name;
-            const INTEGER: bool = false;
-
+        impl Quantize for $name {
             fn quantize(row: &[f32], out: &mut [u8]) {
                 for (x, bytes) in row.iter().zip(out.as_chunks_mut::<$bytes>().0) {
                     *bytes = <$bits>::to_le_bytes($narrow(*x));
                 }
             }
+        }
+
+        impl Format for $name {
+            const TYPE: Type = Type::$name;
+            const INTEGER: bool = false;
 
             fn dequantize(row: &[u8], out: &mut [f32]) {
                 for (bytes, x) in row.as_chunks::<$bytes>().0.iter().zip(out) {

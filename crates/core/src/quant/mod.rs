@@ -1,22 +1,61 @@
 //! Weight types: what a tensor's bytes mean. One file per format, one row per type in [`TYPES`].
+// Types are called as ggml calls them.
+#![allow(non_camel_case_types)]
 
 mod activation;
 mod block;
 mod float;
+mod grid;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
+mod q4_k;
 mod q5_0;
 mod q5_1;
+mod q5_k;
+mod q6_k;
 mod q8_0;
+mod superblock;
+mod tq1_0;
+mod tq2_0;
 
 use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
+pub(crate) use iq1_m::IQ1_M;
+pub(crate) use iq1_s::IQ1_S;
+pub(crate) use iq2_s::IQ2_S;
+pub(crate) use iq2_xs::IQ2_XS;
+pub(crate) use iq2_xxs::IQ2_XXS;
+pub(crate) use iq3_s::IQ3_S;
+pub(crate) use iq3_xxs::IQ3_XXS;
+pub(crate) use iq4_nl::IQ4_NL;
+pub(crate) use iq4_xs::IQ4_XS;
+pub(crate) use mxfp4::MXFP4;
+pub(crate) use q2_k::Q2_K;
+pub(crate) use q3_k::Q3_K;
 pub(crate) use q4_0::Q4_0;
 pub(crate) use q4_1::Q4_1;
+pub(crate) use q4_k::Q4_K;
 pub(crate) use q5_0::Q5_0;
 pub(crate) use q5_1::Q5_1;
+pub(crate) use q5_k::Q5_K;
+pub(crate) use q6_k::Q6_K;
 pub(crate) use q8_0::{Q8_0, round_to_i8};
+pub(crate) use tq1_0::TQ1_0;
+pub(crate) use tq2_0::TQ2_0;
 
 /// What every format file implements, in this order.
 pub(crate) trait Format {
@@ -24,8 +63,6 @@ pub(crate) trait Format {
     const TYPE: Type;
     /// Whether dot products are taken with 8-bit activations rather than floats.
     const INTEGER: bool;
-    /// Writes whole blocks: `row` and `out` hold the same number of blocks.
-    fn quantize(row: &[f32], out: &mut [u8]);
     /// Reads whole blocks: `row` and `out` hold the same number of blocks.
     fn dequantize(row: &[u8], out: &mut [f32]);
     /// Turns little-endian blocks into big-endian ones and back.
@@ -39,12 +76,15 @@ pub(crate) trait Format {
     );
 }
 
-/// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
-macro_rules! with_format {
-    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
-        with_format!(@ $kind, $F => $body, $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
-    };
-    (@ $kind:expr, $F:ident => $body:expr, $other:expr, $($name:ident)+) => {
+/// A format that rows can be written in.
+pub(crate) trait Quantize: Format {
+    /// Writes whole blocks: `row` and `out` hold the same number of blocks.
+    fn quantize(row: &[f32], out: &mut [u8]);
+}
+
+/// Runs `$body` with `$F` standing for the format called as `$kind` is, one of `$name`, or else `$other`.
+macro_rules! with_one_of {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr, $($name:ident)+) => {
         match $kind {
             $($crate::quant::Type::$name => {
                 type $F = $crate::quant::$name;
@@ -54,9 +94,25 @@ macro_rules! with_format {
         }
     };
 }
+pub(crate) use with_one_of;
+
+/// Runs `$body` with `$F` standing for the [`Format`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_format {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4)
+    };
+}
 pub(crate) use with_format;
 
-/// A type that the container knows and the engine cannot compute with.
+/// Runs `$body` with `$F` standing for the [`Quantize`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_quantizer {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0)
+    };
+}
+
+/// A type that the container knows and that cannot be read, or, where it was to be written, cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported(
     /// The type.
@@ -72,7 +128,6 @@ impl core::fmt::Display for Unsupported {
 impl core::error::Error for Unsupported {}
 
 /// A tensor type of the GGUF container, by its ggml name.
-#[allow(non_camel_case_types)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation: they are ggml's.
 pub enum Type {
@@ -210,6 +265,11 @@ impl Type {
         with_format!(self, F => F::INTEGER, _ => false)
     }
 
+    /// Whether rows can be written in this type.
+    pub fn can_quantize(self) -> bool {
+        with_quantizer!(self, F => F::TYPE == self, _ => false)
+    }
+
     /// Writes `row` into `out` as little-endian blocks.
     ///
     /// # Errors
@@ -219,7 +279,7 @@ impl Type {
     /// When `row` is not a whole number of blocks or `out` has another number of them.
     pub fn quantize(self, row: &[f32], out: &mut [u8]) -> Result<(), Unsupported> {
         assert_eq!(self.row_bytes(row.len() as u64), Some(out.len() as u64), "whole blocks");
-        with_format!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
+        with_quantizer!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
     /// Reads little-endian blocks into `out`.

@@ -4,7 +4,7 @@
 //! `i` in its low half and value `i + 16` in its high half. A value is `d * q + m`.
 
 use super::block::{self, Block};
-use super::{Activation, Format, TILE, Type};
+use super::{Activation, Format, Quantize, TILE, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -14,10 +14,7 @@ const BYTES: usize = 20;
 /// The format.
 pub(crate) struct Q4_1;
 
-impl Format for Q4_1 {
-    const TYPE: Type = Type::Q4_1;
-    const INTEGER: bool = true;
-
+impl Quantize for Q4_1 {
     /// ggml's `quantize_row_q4_1_ref`: from the smallest value in 15 equal steps to the largest.
     fn quantize(row: &[f32], out: &mut [u8]) {
         for (values, block) in row.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
@@ -33,6 +30,11 @@ impl Format for Q4_1 {
             }
         }
     }
+}
+
+impl Format for Q4_1 {
+    const TYPE: Type = Type::Q4_1;
+    const INTEGER: bool = true;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -64,7 +66,6 @@ impl Format for Q4_1 {
 
 impl Block<BYTES> for Q4_1 {
     const BIAS: i32 = 0;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]

@@ -5,7 +5,7 @@
 //! `d * (q - 16)`.
 
 use super::block::{self, Block};
-use super::{Activation, Format, TILE, Type};
+use super::{Activation, Format, Quantize, TILE, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -15,10 +15,7 @@ const BYTES: usize = 22;
 /// The format.
 pub(crate) struct Q5_0;
 
-impl Format for Q5_0 {
-    const TYPE: Type = Type::Q5_0;
-    const INTEGER: bool = true;
-
+impl Quantize for Q5_0 {
     /// ggml's `quantize_row_q5_0_ref`: the value of largest magnitude, sign kept, becomes -16.
     fn quantize(row: &[f32], out: &mut [u8]) {
         for (values, block) in row.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
@@ -30,6 +27,11 @@ impl Format for Q5_0 {
             block::pack_five(values, quants, |v| ((v * inverse + 16.5) as u8).min(31));
         }
     }
+}
+
+impl Format for Q5_0 {
+    const TYPE: Type = Type::Q5_0;
+    const INTEGER: bool = true;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -56,7 +58,6 @@ impl Format for Q5_0 {
 
 impl Block<BYTES> for Q5_0 {
     const BIAS: i32 = 16;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]

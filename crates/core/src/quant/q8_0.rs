@@ -3,7 +3,7 @@
 //! Byte map, 34 bytes: scale `d` as f16 (0..2), 32 signed bytes `q` (2..34). A value is `d * q`.
 
 use super::block::{self, Block};
-use super::{Activation, Format, TILE, Type};
+use super::{Activation, Format, Quantize, TILE, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -29,10 +29,7 @@ fn round_away(x: f32) -> i8 {
     (if x < 0.0 { -rounded } else { rounded }) as i8
 }
 
-impl Format for Q8_0 {
-    const TYPE: Type = Type::Q8_0;
-    const INTEGER: bool = true;
-
+impl Quantize for Q8_0 {
     /// ggml's `quantize_row_q8_0_ref`: the scale is the largest magnitude over 127.
     fn quantize(row: &[f32], out: &mut [u8]) {
         for (values, block) in row.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0) {
@@ -46,6 +43,11 @@ impl Format for Q8_0 {
             }
         }
     }
+}
+
+impl Format for Q8_0 {
+    const TYPE: Type = Type::Q8_0;
+    const INTEGER: bool = true;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -73,7 +75,6 @@ impl Format for Q8_0 {
 
 impl Block<BYTES> for Q8_0 {
     const BIAS: i32 = 0;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]

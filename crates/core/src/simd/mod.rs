@@ -62,14 +62,31 @@ pub trait Simd: Copy {
     fn nibbles(self, x: &[u8; 16]) -> Self::B;
     /// Thirty-two five-bit numbers: four bytes of fifth bits, first value lowest, then the rest as [`Simd::nibbles`].
     fn fives(self, x: &[u8; 20]) -> Self::B;
+    /// Each byte shifted right by `shift`, and then those bits of it that `mask` has.
+    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B;
+    /// Each byte of `low`, and above its `shift` bits that of `high`, which loses none.
+    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B;
+    /// Each byte less `by`.
+    fn less(self, x: Self::B, by: u8) -> Self::B;
+    /// For each byte, which is below sixteen, the entry of `table`.
+    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B;
     /// The sums of `w * a`, both signed; `a` never holds -128.
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
     /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.
     fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P;
+    /// The sums of `w * a`, both signed, those of the first sixteen times `scales[0]`, the others times `scales[1]`; `a`
+    /// never holds -128, and a scale is -128 to 127.
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P;
+    /// As [`Simd::dot_i8_scaled`], where `w` holds 0 to 127.
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P;
     /// Each row's partial sums added up, less `bias`, as floats (exact: below 2^24).
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R;
     /// Eight half floats, given as their bits, widened exactly.
     fn rows_f16(self, bits: [u16; TILE]) -> Self::R;
+    /// One small integer for each row, as a float.
+    fn rows_u8(self, x: &[u8; TILE]) -> Self::R;
+    /// One float for each row.
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R;
     /// The same float for every row.
     fn rows_splat(self, x: f32) -> Self::R;
     /// Row by row `a + b`.

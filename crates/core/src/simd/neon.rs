@@ -108,6 +108,35 @@ impl Simd for Neon {
         self.bytes(&Scalar.fives(x))
     }
     #[inline(always)]
+    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let (down, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
+            x.map(|x| vreinterpretq_s8_u8(vandq_u8(vshlq_u8(vreinterpretq_u8_s8(x), down), mask)))
+        }
+    }
+    #[inline(always)]
+    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let up = vdupq_n_s8(shift as i8);
+            [vorrq_s8(low[0], vshlq_s8(high[0], up)), vorrq_s8(low[1], vshlq_s8(high[1], up))]
+        }
+    }
+    #[inline(always)]
+    fn less(self, x: Self::B, by: u8) -> Self::B {
+        // SAFETY: the token proves the instructions.
+        unsafe { x.map(|x| vsubq_s8(x, vdupq_n_s8(by as i8))) }
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
+        // SAFETY: 16 bytes may be read; the token proves the instructions.
+        unsafe {
+            let table = vld1q_s8(table.as_ptr());
+            x.map(|x| vqtbl1q_s8(table, vreinterpretq_u8_s8(x)))
+        }
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         // SAFETY: the token proves the instructions.
         unsafe {
@@ -120,6 +149,21 @@ impl Simd for Neon {
     #[inline(always)]
     fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P {
         self.dot_i8(w, a)
+    }
+    #[inline(always)]
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let first = vpaddlq_s16(vmull_s8(vget_low_s8(w[0]), vget_low_s8(a[0])));
+            let first = vpadalq_s16(first, vmull_s8(vget_high_s8(w[0]), vget_high_s8(a[0])));
+            let second = vpaddlq_s16(vmull_s8(vget_low_s8(w[1]), vget_low_s8(a[1])));
+            let second = vpadalq_s16(second, vmull_s8(vget_high_s8(w[1]), vget_high_s8(a[1])));
+            vmlaq_n_s32(vmulq_n_s32(first, i32::from(scales[0])), second, i32::from(scales[1]))
+        }
+    }
+    #[inline(always)]
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        self.dot_i8_scaled(w, a, scales)
     }
     #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
@@ -137,6 +181,15 @@ impl Simd for Neon {
         let wide = Scalar.rows_f16(bits);
         // SAFETY: 32 bytes may be read; the token proves the instructions.
         unsafe { [vld1q_f32(wide.as_ptr()), vld1q_f32(wide.as_ptr().add(4))] }
+    }
+    #[inline(always)]
+    fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
+        self.rows_load(&Scalar.rows_u8(x))
+    }
+    #[inline(always)]
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+        // SAFETY: 32 bytes may be read; the token proves the instructions.
+        unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x.as_ptr().add(4))] }
     }
     #[inline(always)]
     fn rows_splat(self, x: f32) -> Self::R {

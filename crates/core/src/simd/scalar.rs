@@ -80,6 +80,22 @@ impl Simd for Scalar {
         each(|i| (x[4 + i % 16] >> (i / 16 * 4) & 15) | ((fifth >> i & 1) as u8) << 4)
     }
     #[inline(always)]
+    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
+        each(|i| x[i] >> shift & mask)
+    }
+    #[inline(always)]
+    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
+        each(|i| low[i] | high[i] << shift)
+    }
+    #[inline(always)]
+    fn less(self, x: Self::B, by: u8) -> Self::B {
+        each(|i| x[i].wrapping_sub(by))
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
+        each(|i| table[usize::from(x[i] & 15)] as u8)
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         w.iter().zip(&a).map(|(&w, &a)| i32::from(w as i8) * i32::from(a as i8)).sum()
     }
@@ -88,12 +104,30 @@ impl Simd for Scalar {
         self.dot_i8(w, a)
     }
     #[inline(always)]
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
+        let sums: [i32; 2] = each(|half| (half * BLOCK / 2..(half + 1) * BLOCK / 2).map(product).sum());
+        i32::from(scales[0]) * sums[0] + i32::from(scales[1]) * sums[1]
+    }
+    #[inline(always)]
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        self.dot_i8_scaled(w, a, scales)
+    }
+    #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
         each(|i| (sums[i] - bias) as f32)
     }
     #[inline(always)]
     fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
         each(|i| f16_to_f32(bits[i]))
+    }
+    #[inline(always)]
+    fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
+        each(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+        *x
     }
     #[inline(always)]
     fn rows_splat(self, x: f32) -> Self::R {

@@ -1,6 +1,7 @@
 //! One body of tests for every instruction set of this machine, against the scalar definition, bit for bit.
 
 use super::*;
+use crate::half::f32_to_f16;
 use crate::quant::{Activation, Format, Type, n_blocks, quantize_activation, with_format};
 
 /// xorshift64*: numbers that look random and are the same on every run.
@@ -22,7 +23,7 @@ impl Numbers {
 
 /// Row lengths at the seams of lanes and blocks; Miri, which is slow, sees each kind of seam once.
 const WIDTHS: &[usize] =
-    if cfg!(miri) { &[19, 32] } else { &[1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 288] };
+    if cfg!(miri) { &[19, 32] } else { &[1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 288, 512, 768] };
 
 /// Tiles of random bytes (with finite scales) times random activations, on `isa`.
 struct Products<'a, F> {
@@ -64,17 +65,38 @@ fn products_of<F: Format>(isa: Isa, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32
     four.iter().flatten().map(|x| x.to_bits()).collect()
 }
 
-/// Random rows: the values go through the quantizer, and for integer formats the quants are then replaced by random
-/// bytes, so that every bit pattern occurs, -128 among them.
+/// Where a block of `kind` holds half floats.
+fn half_floats(kind: Type) -> &'static [usize] {
+    match kind {
+        // A scale in four pieces, and an exponent.
+        Type::IQ1_M | Type::MXFP4 => &[],
+        Type::Q4_1 | Type::Q5_1 | Type::Q4_K | Type::Q5_K => &[0, 2],
+        Type::Q2_K => &[80, 82],
+        Type::Q3_K => &[108],
+        Type::Q6_K => &[208],
+        Type::TQ1_0 => &[52],
+        Type::TQ2_0 => &[64],
+        _ => &[0],
+    }
+}
+
+/// Random rows: floats, or any bytes, so that every bit pattern occurs, with finite scales of either sign among them.
 fn random_row(kind: Type, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
-    let values: Vec<f32> = (0..columns).map(|_| numbers.float()).collect();
     let mut row = vec![0; kind.row_bytes(columns as u64).unwrap() as usize];
-    kind.quantize(&values, &mut row).unwrap();
-    if kind.is_integer() {
-        for block in row.chunks_mut(kind.block_bytes()) {
-            // Scale and minimum, which every other format begins with, stay finite.
-            let head = if matches!(kind, Type::Q4_1 | Type::Q5_1) { 4 } else { 2 };
-            block[head..].iter_mut().for_each(|byte| *byte = numbers.next() as u8);
+    if !kind.is_integer() {
+        let values: Vec<f32> = (0..columns).map(|_| numbers.float()).collect();
+        kind.quantize(&values, &mut row).unwrap();
+        return row;
+    }
+    for block in row.chunks_mut(kind.block_bytes()) {
+        block.iter_mut().for_each(|byte| *byte = numbers.next() as u8);
+        for &at in half_floats(kind) {
+            block[at..at + 2].copy_from_slice(&f32_to_f16(numbers.float()).to_le_bytes());
+        }
+        match kind {
+            Type::IQ1_M => block[55] &= 0xbf, // The upper bit of the scale's exponent.
+            Type::MXFP4 => block[0] = 120 + block[0] % 16,
+            _ => {}
         }
     }
     row
@@ -104,7 +126,11 @@ fn every_instruction_set_gives_the_bits_of_the_definition() {
 fn products_are_near_those_of_the_dequantized_row() {
     let mut numbers = Numbers(42);
     for (kind, ..) in crate::quant::TYPES.iter().filter(|row| row.0.is_supported()) {
-        let columns = if cfg!(miri) { 32 } else { 288 };
+        let columns = match kind.block_len() {
+            256 => 768,
+            _ if cfg!(miri) => 32,
+            _ => 288,
+        };
         let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(*kind, columns, &mut numbers)).collect();
         let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
         let got = with_format!(*kind, F => products_of::<F>(Isa::detect(), &rows, &x), _ => unreachable!());

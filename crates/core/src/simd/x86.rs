@@ -93,6 +93,45 @@ macro_rules! tile_operations {
                 _mm256_or_si256(low, _mm256_and_si256(set, _mm256_set1_epi8(16)))
             }
         }
+        /// What a 16-bit shift brings from the other byte of a pair, the mask takes away.
+        #[inline(always)]
+        fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let shifted = _mm256_srl_epi16(x, _mm_cvtsi64_si128(shift as i64));
+                _mm256_and_si256(shifted, _mm256_set1_epi8((mask & (0xff >> shift)) as i8))
+            }
+        }
+        #[inline(always)]
+        fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
+            // SAFETY: the token proves the instructions.
+            unsafe { _mm256_or_si256(low, _mm256_sll_epi16(high, _mm_cvtsi64_si128(shift as i64))) }
+        }
+        #[inline(always)]
+        fn less(self, x: Self::B, by: u8) -> Self::B {
+            // SAFETY: the token proves the instructions.
+            unsafe { _mm256_sub_epi8(x, _mm256_set1_epi8(by as i8)) }
+        }
+        #[inline(always)]
+        fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
+            // SAFETY: 16 bytes may be read; the token proves the instructions.
+            unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), x) }
+        }
+        /// As in AVX2's `dot_i8`: |w| times a with w's sign.
+        #[inline(always)]
+        fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+            // SAFETY: the token proves the instructions.
+            unsafe { self.dot_u7_scaled(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w), scales) }
+        }
+        /// The step that adds pairs of 16-bit sums, which stay below 2^15, multiplies them too.
+        #[inline(always)]
+        fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let scales = _mm256_set_m128i(_mm_set1_epi16(scales[1]), _mm_set1_epi16(scales[0]));
+                _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), scales)
+            }
+        }
         /// Three levels of pairwise adds leave one sum for each row.
         #[inline(always)]
         fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
@@ -111,6 +150,16 @@ macro_rules! tile_operations {
         fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
             // SAFETY: 16 bytes may be read; the token proves the instructions.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
+            // SAFETY: 8 bytes may be read; the token proves the instructions.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
+        }
+        #[inline(always)]
+        fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+            // SAFETY: 32 bytes may be read; the token proves the instructions.
+            unsafe { _mm256_loadu_ps(x.as_ptr()) }
         }
         #[inline(always)]
         fn rows_splat(self, x: f32) -> Self::R {

@@ -1,7 +1,7 @@
 //! The safetensors container: a JSON header that is checked whole before any tensor is read.
 //!
 //! Format: the README of the safetensors project. Its own crate wants the whole file mapped and does not say where a
-//! header is wrong; see `docs/adr/0021-own-safetensors-header.md`.
+//! header is wrong; see `docs/adr/0040-own-safetensors-header.md`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

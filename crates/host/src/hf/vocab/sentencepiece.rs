@@ -1,7 +1,7 @@
 //! `tokenizer.model` of SentencePiece: the fields of its protocol buffer that a tokenizer needs.
 //!
 //! Format: `sentencepiece_model.proto` of the SentencePiece project, and the encoding page of Protocol Buffers. A dozen
-//! fields do not pay for a code generator; see `docs/adr/0022-own-protobuf-fields.md`.
+//! fields do not pay for a code generator; see `docs/adr/0041-own-protobuf-fields.md`.
 
 use super::{Kind, Pieces, Token, TokenKind};
 use crate::error::Flaw;

@@ -1,0 +1,87 @@
+//! Q2_K: 256 values, one half-float scale and minimum, four-bit ones for each 16, two bits each (ggml `block_q2_K`).
+//!
+//! Byte map, 84 bytes: a byte for each 16 values (0..16), scale in its low half, minimum in its high half; for each four blocks
+//! 32 bytes (16..80), of which byte `i` holds value `i` of the four, the first lowest; scale `d` as f16 (80..82), minimum `dmin`
+//! as f16 (82..84). A value is `d * scale * q - dmin * min`.
+
+use super::block;
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 84;
+
+/// The format.
+pub(crate) struct Q2_K;
+
+impl Format for Q2_K {
+    const TYPE: Type = Type::Q2_K;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 80);
+        block::swap_half::<BYTES>(blocks, 82);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for Q2_K {
+    const UNSIGNED: bool = true;
+    const MIN_AT: Option<usize> = Some(82);
+    const MINS_PER_BLOCK: usize = 2;
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 80)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let both: &[u8; HALVES] = bytes_at(superblock, 0);
+        both.map(|both| (both & 15) as i8)
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let both: &[u8; HALVES] = bytes_at(superblock, 0);
+        both.map(|both| both >> 4)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let quants = s.bytes(bytes_at(superblock, 16 + block / 4 * BLOCK));
+        s.bits(quants, block % 4 * 2, 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[80..].copy_from_slice(&[0x00, 0x3c, 0x00, 0x38]); // 1 and 1/2
+        superblock[11] = 0x43; // The second half of block 5: scale 3, minimum 4.
+        superblock[16 + BLOCK + 17] = 0x08; // Its value 17 is 2.
+        let mut values = [9.0; SUPERBLOCK];
+        Q2_K::dequantize(&superblock, &mut values);
+        assert_eq!(values[5 * BLOCK + 15..][..4], [0.0, -2.0, 4.0, -2.0]);
+    }
+}

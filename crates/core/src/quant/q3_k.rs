@@ -1,0 +1,92 @@
+//! Q3_K: 256 values, one half-float scale, six-bit ones for each 16, three bits each (ggml `block_q3_K`).
+//!
+//! Byte map, 110 bytes: 32 bytes (0..32) of which bit `b` of byte `i` is the third bit of value `i` of block `b`; for each four
+//! blocks 32 bytes (32..96), of which byte `i` holds the other two bits of value `i` of the four, the first lowest; sixteen
+//! six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale - 32) * (q - 4)`.
+
+use super::block;
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 110;
+
+/// The format.
+pub(crate) struct Q3_K;
+
+impl Format for Q3_K {
+    const TYPE: Type = Type::Q3_K;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 108);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for Q3_K {
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 108)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        unpack_scales(bytes_at(superblock, 96))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let low = s.bytes(bytes_at(superblock, 32 + block / 4 * BLOCK));
+        let thirds = s.bytes(bytes_at(superblock, 0));
+        s.less(s.join(s.bits(low, block % 4 * 2, 3), s.bits(thirds, block, 1), 2), 4)
+    }
+}
+
+/// The sixteen scales. The halves of the first eight bytes hold their lower four bits, those of scale `i` below those of
+/// `i + 8`; the last four bytes hold the upper two, those of `i`, `i + 4`, `i + 8` and `i + 12` in one byte.
+#[inline(always)]
+fn unpack_scales(packed: &[u8; 12]) -> [i8; HALVES] {
+    core::array::from_fn(|i| {
+        let low = packed[i % 8] >> (i / 8 * 4) & 15;
+        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
+        (low | high << 4) as i8 - 32
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[108..].copy_from_slice(&[0x00, 0x3c]); // 1
+        superblock[96 + 2] = 0x41; // The lower bits of scales 2 and 10.
+        superblock[96 + 8 + 2] = 0x22; // Of scales 2, 6, 10 and 14 the upper ones: 2, 0, 2, 0.
+        superblock[5] = 0x02; // Value 5 of block 1: 4 and more.
+        superblock[32 + 5] = 0x08; // And 2.
+        superblock[64 + 6] = 0x0c; // Value 6 of block 5.
+        let mut values = [9.0; SUPERBLOCK];
+        Q3_K::dequantize(&superblock, &mut values);
+        assert_eq!(values[BLOCK + 4..][..3], [-4.0, 2.0, -4.0]);
+        assert_eq!(values[5 * BLOCK + 5..][..2], [-16.0, -4.0]);
+        assert_eq!(values[0], 128.0);
+    }
+}

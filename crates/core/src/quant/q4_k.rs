@@ -1,0 +1,106 @@
+//! Q4_K: 256 values, one half-float scale and minimum, six-bit ones for each 32, four bits each (ggml `block_q4_K`).
+//!
+//! Byte map, 144 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the eight
+//! blocks (4..16, see [`scales_and_mins`]), then for each pair of blocks 32 bytes (16..144) of which byte `i` holds value `i` of
+//! the first in its low half and value `i` of the second in its high half. A value is `d * scale * q - dmin * min`.
+
+use super::block;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Activation, Format, TILE, Type};
+use crate::simd::{BLOCK, Simd, padded};
+
+/// Bytes of a superblock.
+const BYTES: usize = 144;
+
+/// The format.
+pub(crate) struct Q4_K;
+
+impl Format for Q4_K {
+    const TYPE: Type = Type::Q4_K;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        block::swap_half::<BYTES>(blocks, 2);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for Q4_K {
+    const UNSIGNED: bool = true;
+    const MIN_AT: Option<usize> = Some(2);
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let (scales, _) = scales_and_mins(bytes_at(superblock, 4));
+        for_both_halves(scales.map(|scale| scale as i8))
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let (_, mins) = scales_and_mins(bytes_at(superblock, 4));
+        padded(&mins)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let quants = s.bytes(bytes_at(superblock, 16 + block / 2 * BLOCK));
+        s.bits(quants, block % 2 * 4, 15)
+    }
+}
+
+/// The scales and the minimums of the eight blocks, six bits each.
+///
+/// Byte `i` of the first four holds the scale of block `i`, of the next four its minimum; their two upper bits belong to
+/// block `i + 4`, whose lower bits are the halves of byte `i` of the last four: scale, then minimum.
+#[inline(always)]
+pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS]) {
+    let word = |at: usize| u32::from_le_bytes(*bytes_at(packed, at));
+    let (scales, mins, last) = (word(0), word(4), word(8));
+    let eight = |first: u32, low: u32| {
+        let second = low & 0x0f0f_0f0f | first >> 2 & 0x3030_3030;
+        (u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32).to_le_bytes()
+    };
+    (eight(scales, last), eight(mins, last >> 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..4].copy_from_slice(&[0x00, 0x3c, 0x00, 0x38]); // 1 and 1/2
+        superblock[4] = 0x80 | 3; // Block 0: scale 3. Block 4: scale 0x20 and more.
+        superblock[8] = 0x40 | 4; // Block 0: minimum 4. Block 4: minimum 0x10 and more.
+        superblock[12] = 0x21; // Block 4: scale 0x21, minimum 0x12.
+        superblock[16] = 0x9f; // Value 0 of block 0 is 15, of block 1 (whose scales are zero) 9.
+        superblock[16 + 2 * BLOCK + 31] = 0x07; // Value 31 of block 4.
+        let mut values = [9.0; SUPERBLOCK];
+        Q4_K::dequantize(&superblock, &mut values);
+        assert_eq!(values[..2], [3.0 * 15.0 - 2.0, -2.0]);
+        assert_eq!(values[BLOCK], 0.0);
+        assert_eq!(values[4 * BLOCK + 31], 33.0 * 7.0 - 9.0);
+    }
+}

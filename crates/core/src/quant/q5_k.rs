@@ -1,0 +1,92 @@
+//! Q5_K: 256 values, one half-float scale and minimum, six-bit ones for each 32, five bits each (ggml `block_q5_K`).
+//!
+//! Byte map, 176 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the eight
+//! blocks as in Q4_K (4..16), 32 bytes (16..48) of which bit `b` of byte `i` is the fifth bit of value `i` of block `b`, then
+//! for each pair of blocks 32 bytes (48..176) of which byte `i` holds the other bits of value `i` of the first in its low
+//! half, of the second in its high half. A value is `d * scale * q - dmin * min`.
+
+use super::block;
+use super::q4_k::scales_and_mins;
+use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Activation, Format, TILE, Type};
+use crate::simd::{BLOCK, Simd, padded};
+
+/// Bytes of a superblock.
+const BYTES: usize = 176;
+
+/// The format.
+pub(crate) struct Q5_K;
+
+impl Format for Q5_K {
+    const TYPE: Type = Type::Q5_K;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        block::swap_half::<BYTES>(blocks, 2);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for Q5_K {
+    const UNSIGNED: bool = true;
+    const MIN_AT: Option<usize> = Some(2);
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let (scales, _) = scales_and_mins(bytes_at(superblock, 4));
+        for_both_halves(scales.map(|scale| scale as i8))
+    }
+
+    #[inline(always)]
+    fn mins(superblock: &[u8; BYTES]) -> [u8; HALVES] {
+        let (_, mins) = scales_and_mins(bytes_at(superblock, 4));
+        padded(&mins)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let low = s.bytes(bytes_at(superblock, 48 + block / 2 * BLOCK));
+        let fifths = s.bytes(bytes_at(superblock, 16));
+        s.join(s.bits(low, block % 2 * 4, 15), s.bits(fifths, block, 1), 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..4].copy_from_slice(&[0x00, 0x3c, 0x00, 0x38]); // 1 and 1/2
+        superblock[7] = 3; // Block 3: scale 3.
+        superblock[11] = 4; // Block 3: minimum 4.
+        superblock[16 + 2] = 0x08; // Value 2 of block 3: 16 and more.
+        superblock[48 + BLOCK + 2] = 0x9f; // And 9; value 2 of block 2, whose scales are zero, is 15.
+        let mut values = [9.0; SUPERBLOCK];
+        Q5_K::dequantize(&superblock, &mut values);
+        assert_eq!(values[3 * BLOCK..][..3], [-2.0, -2.0, 3.0 * 25.0 - 2.0]);
+        assert_eq!(values[2 * BLOCK + 2], 0.0);
+    }
+}

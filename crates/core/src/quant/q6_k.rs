@@ -1,0 +1,83 @@
+//! Q6_K: 256 values, one half-float scale, eight-bit ones for each 16, six bits each (ggml `block_q6_K`).
+//!
+//! Byte map, 210 bytes: for each four blocks 64 bytes (0..128), of which byte `i` holds the low four bits of value `i % 32` of
+//! the first or second block in its low half, of the third or fourth in its high half; for each four blocks 32 bytes
+//! (128..192), of which byte `i` holds the two upper bits of value `i` of the four, the first lowest; a signed byte for each 16
+//! values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
+
+use super::block;
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 210;
+
+/// The format.
+pub(crate) struct Q6_K;
+
+impl Format for Q6_K {
+    const TYPE: Type = Type::Q6_K;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 208);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for Q6_K {
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 208)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let scales: &[u8; HALVES] = bytes_at(superblock, 192);
+        scales.map(|scale| scale as i8)
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let (four, block) = (block / 4, block % 4);
+        let low = s.bytes(bytes_at(superblock, four * 2 * BLOCK + block % 2 * BLOCK));
+        let high = s.bytes(bytes_at(superblock, 128 + four * BLOCK));
+        s.less(s.join(s.bits(low, block / 2 * 4, 15), s.bits(high, 2 * block, 3), 4), 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[208..].copy_from_slice(&[0x00, 0x3c]); // 1
+        superblock[192 + 8..].copy_from_slice(&[2, 0, 0, 0, 0, 0xff, 0, 0, 0x00, 0x3c]);
+        superblock[64 + 1] = 0x05; // Value 1 of block 4.
+        superblock[128 + 32 + 1] = 0x03; // And 48.
+        superblock[64 + 16] = 0x70; // Value 16 of block 6, whose second scale is -1.
+        let mut values = [9.0; SUPERBLOCK];
+        Q6_K::dequantize(&superblock, &mut values);
+        assert_eq!(values[4 * BLOCK..][..3], [-64.0, 2.0 * 21.0, -64.0]);
+        assert_eq!(values[6 * BLOCK + 16..][..2], [25.0, 32.0]);
+        assert_eq!(values[0], 0.0);
+    }
+}

@@ -1,0 +1,60 @@
+"""Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them.
+
+Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
+Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
+
+It writes FOLDER/<type>.bin for each type: the blocks, then their values as little-endian floats. Every byte is random but
+those of the half-float scales, which are any finite number. The test crates/core/tests/quant_goldens.rs reads them; those in
+testdata/quant were made with 4 blocks.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+# Where a block of each type holds half floats. IQ1_M, which has its scale in four pieces, and MXFP4, whose scale is an
+# exponent, have none.
+HALF_FLOATS = {
+    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
+    "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [], "TQ1_0": [52], "TQ2_0": [64],
+    "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0], "IQ1_M": [],
+}
+
+
+def finite(halves):
+    """The half floats with these bits, where they are numbers, and others where not: an exponent of ones loses one."""
+    return numpy.where(halves & 0x7C00 == 0x7C00, halves ^ 0x0400, halves).astype("<u2")
+
+
+def random_blocks(name, n_blocks, numbers):
+    _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    blocks = numbers.integers(0, 256, (n_blocks, n_bytes), dtype=numpy.uint8)
+    for at in HALF_FLOATS[name]:
+        blocks[:, at : at + 2] = finite(blocks[:, at : at + 2].copy().view("<u2")).view(numpy.uint8)
+    if name == "IQ1_M":
+        # The upper half of the last byte holds the sign and the upper three bits of the exponent.
+        blocks[:, 55] ^= numpy.where(blocks[:, 55] & 0x70 == 0x70, 0x40, 0).astype(numpy.uint8)
+    return blocks
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    numbers = numpy.random.default_rng(options.seed)
+    for name in HALF_FLOATS:
+        blocks = random_blocks(name, options.blocks, numbers)
+        with numpy.errstate(over="ignore"):  # The largest exponents of MXFP4 give infinities, as they do in ggml.
+            values = dequantize(blocks, GGMLQuantizationType[name])
+        (options.folder / f"{name}.bin").write_bytes(blocks.tobytes() + values.astype("<f4").tobytes())
+
+
+if __name__ == "__main__":
+    main()
