@@ -43,7 +43,10 @@ pub(super) fn with_signs(values: u64, signs: u8) -> u64 {
 #[inline(always)]
 pub(super) fn even_signs(seven: u32) -> u8 {
     let seven = seven & 127;
-    (seven | (seven.count_ones() & 1) << 7) as u8
+    let folded = seven ^ seven >> 4;
+    // Bit `i` of the constant says whether `i` has an odd number of ones.
+    let odd = 0x6996 >> (folded & 15) & 1;
+    (seven | odd << 7) as u8
 }
 
 /// The scales of the sixteen halves of blocks, four bits each, the first in the low half of a byte: twice each and one.

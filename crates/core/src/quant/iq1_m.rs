@@ -81,7 +81,6 @@ mod tests {
         superblock[32 + 2 * 5] = 0xf0; // and its shift -1/8.
         let mut values = [9.0; SUPERBLOCK];
         IQ1_M::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0 * 7.0; 8]);
         assert_eq!(values[5 * BLOCK], 7.0 * -7.0);
         assert_eq!(values[0], -7.0);

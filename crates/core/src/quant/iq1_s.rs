@@ -90,7 +90,6 @@ mod tests {
         superblock[34 + 2 * 5..][..2].copy_from_slice(&[0x38, 0xb0]); // Scale 3, shift -1/8.
         let mut values = [9.0; SUPERBLOCK];
         IQ1_S::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0 * 7.0; 8]);
         assert_eq!(values[5 * BLOCK], 7.0 * -9.0);
         assert_eq!(values[0], -7.0);

@@ -76,7 +76,6 @@ mod tests {
         superblock[66 + 5] = 0x30; // Scale 3 for the second half of block 5.
         let mut values = [9.0; SUPERBLOCK];
         IQ2_XS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[22 * 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
         assert_eq!(values[0], 8.0);
     }

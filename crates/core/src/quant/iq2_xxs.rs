@@ -83,7 +83,6 @@ mod tests {
         superblock[6 + 8 * 5 + 3] = 0x30; // Scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ2_XXS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
         assert_eq!(values[0], 8.0);
     }

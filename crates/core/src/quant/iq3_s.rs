@@ -82,7 +82,6 @@ mod tests {
         superblock[106 + 2] = 0x30; // Scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ3_S::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0, -5.0, 9.0, 5.0, 1.0, 1.0, 1.0, 1.0].map(|x| x * 7.0));
         assert_eq!(values[0], 1.0);
     }

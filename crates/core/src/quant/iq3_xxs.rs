@@ -91,7 +91,6 @@ mod tests {
         superblock[66 + 4 * 5..][..4].copy_from_slice(&[0x00, 0x01, 0x00, 0x30]); // Its second value negative; scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ3_XXS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [62.0, -12.0, 4.0, 4.0, 4.0, 4.0, 4.0, -4.0].map(|x| x * 7.0));
         assert_eq!(values[0], 4.0);
     }

@@ -76,7 +76,6 @@ mod tests {
         superblock[8 + 7 * 16 + 2] = 0xf8; // Its value 2 is level 8, its value 18 level 15.
         let mut values = [9.0; SUPERBLOCK];
         IQ4_XS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[7 * BLOCK..][..3], [21.0 * -127.0, 21.0 * -127.0, 21.0]);
         assert_eq!(values[7 * BLOCK + 18], 21.0 * 113.0);
         assert_eq!(values[0], 32.0 * 127.0);

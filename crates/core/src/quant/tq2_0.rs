@@ -67,7 +67,6 @@ mod tests {
         superblock[32 + 7] = 0x24; // Value 7 of blocks 4 to 7: 0, 1, 2, 0.
         let mut values = [9.0; SUPERBLOCK];
         TQ2_0::dequantize(&superblock, &mut values);
-
         assert_eq!([4, 5, 6, 7].map(|block| values[block * BLOCK + 7]), [-2.0, 0.0, 2.0, -2.0]);
         assert_eq!(values[7], -2.0);
     }
