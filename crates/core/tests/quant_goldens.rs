@@ -1,7 +1,7 @@
 //! Blocks of random bytes, beside the floats that the `gguf` package reads from them: ours are the same to the bit.
 //!
-//! `tools/quant_goldens.py` makes them. Four blocks of each type are in `testdata/quant`, and where `SMIDGEN_PYTHON` names a
-//! Python with numpy and gguf, four thousand are made.
+//! `tools/quant_goldens.py` makes them. Four blocks of each type are in `testdata/quant`, and where `SMIDGEN_PYTHON`
+//! names a Python with numpy and gguf, four thousand are made.
 
 use smidgen_core::quant::{TYPES, Type};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ fn block_types() -> impl Iterator<Item = Type> {
 /// Compares every type with its golden in `folder`, which holds `n_blocks` of each.
 fn check(folder: &Path, n_blocks: usize) {
     for kind in block_types() {
-        let golden = std::fs::read(folder.join(kind.name()).with_extension("bin")).expect(kind.name());
+        let golden = std::fs::read(folder.join(kind.name()).with_extension("bin")).unwrap();
         let (blocks, values) = golden.split_at(n_blocks * kind.block_bytes());
         let want: Vec<u32> = values.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
         assert_eq!(want.len(), n_blocks * kind.block_len(), "{} has {n_blocks} blocks", kind.name());

@@ -36,7 +36,7 @@ pub(super) fn with_signs(values: u64, signs: u8) -> u64 {
     let bits = (u64::from(signs) * ONES) & 0x8040_2010_0804_0201;
     // Each byte is zero or one bit; adding 127 carries that bit, whichever it is, to the top.
     let negative = (bits + 127 * ONES) >> 7 & ONES;
-    (values ^ negative * 255) + negative
+    (values ^ (negative * 255)) + negative
 }
 
 /// Eight signs of which seven are stored: their number of negative ones is even.
@@ -90,6 +90,6 @@ mod tests {
     #[test]
     fn signs_are_even() {
         assert_eq!([0, 1, 3, 127].map(even_signs), [0, 0x81, 3, 0xff]);
-        assert!((0..128).all(|seven| even_signs(seven).count_ones() % 2 == 0));
+        assert!((0..128).all(|seven| even_signs(seven).count_ones().is_multiple_of(2)));
     }
 }

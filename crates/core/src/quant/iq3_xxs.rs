@@ -1,8 +1,9 @@
-//! IQ3_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml `block_iq3_xxs`).
+//! IQ3_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml
+//! `block_iq3_xxs`).
 //!
-//! Byte map, 98 bytes: scale as f16 (0..2), for each 4 values the number of a point (2..66), for each block a u32 (66..98) with
-//! the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d * (scale +
-//! 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
+//! Byte map, 98 bytes: scale as f16 (0..2), for each 4 values the number of a point (2..66), for each block a u32
+//! (66..98) with the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A
+//! value is `d * (scale + 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};

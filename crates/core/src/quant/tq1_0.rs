@@ -1,9 +1,9 @@
 //! TQ1_0: 256 values, one half-float scale, -1, 0 or 1, five to a byte (ggml `block_tq1_0`).
 //!
-//! Byte map, 54 bytes: 32 bytes (0..32) with digits of the blocks 0 to 4, 16 bytes (32..48) with digits of both halves of the
-//! blocks 5 and 6 and of the first of block 7, 4 bytes (48..52) with four digits each for the rest, scale `d` as f16 (52..54).
-//! A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the whole part of 3 times the
-//! fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
+//! Byte map, 54 bytes: 32 bytes (0..32) with digits of the blocks 0 to 4, 16 bytes (32..48) with digits of both halves
+//! of the blocks 5 and 6 and of the first of block 7, 4 bytes (48..52) with four digits each for the rest, scale `d` as
+//! f16 (52..54). A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the
+//! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block};
@@ -75,7 +75,7 @@ impl Superblock<BYTES> for TQ1_0 {
 #[inline(always)]
 fn digits<const M: usize>(bytes: &[u8; M], n: usize) -> [u8; M] {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
-    bytes.map(|byte| (u16::from(byte.wrapping_mul(POWERS[n])) * 3 >> 8) as u8)
+    bytes.map(|byte| ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! TQ2_0: 256 values, one half-float scale, -1, 0 or 1 in two bits each (ggml `block_tq2_0`).
 //!
-//! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first lowest;
-//! scale `d` as f16 (64..66). A value is `d * (q - 1)`.
+//! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first
+//! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block};
