@@ -1,5 +1,6 @@
 //! The flags that several commands share. Their names are llama.cpp's where llama.cpp has one.
 
+use crate::constraint::ConstraintArgs;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use smidgen_core::kv::CacheType;
@@ -139,6 +140,10 @@ pub struct EndingArgs {
     /// Go on when the model says that the text has ended
     #[arg(long)]
     pub ignore_eos: bool,
+
+    #[allow(missing_docs)] // As above.
+    #[command(flatten)]
+    pub constraint: ConstraintArgs,
 }
 
 /// llama.cpp's flags of several letters behind one dash, spelled so that a parser of short flags reads them.

@@ -1,6 +1,7 @@
 //! From prompt ids to new ids and their text: the loop that `run` and `chat` share.
 
 use crate::args::EndingArgs;
+use crate::constraint::Constraint;
 use crate::failure::Failure;
 use crate::interrupt::Guard;
 use crate::load::Session;
@@ -60,6 +61,7 @@ pub type LogitsSink<'s> = &'s mut dyn FnMut(&[f32]) -> Result<(), Failure>;
 /// Everything the loop needs beside the engine; nothing in it grows once the loop runs.
 pub struct Generator<'a> {
     sampler: Sampler<'a>,
+    constraint: Option<Constraint>,
     stop: StopStrings,
     /// Room for the text of one token.
     piece: Vec<u8>,
@@ -70,15 +72,19 @@ pub struct Generator<'a> {
 
 impl<'a> Generator<'a> {
     /// A loop for the model of `session`.
-    pub fn new(session: &Session<'_>, sampler: Sampler<'a>, ending: &EndingArgs) -> Self {
+    ///
+    /// # Errors
+    /// A constraint that is not in order.
+    pub fn new(session: &Session<'_>, sampler: Sampler<'a>, ending: &EndingArgs) -> Result<Self, Failure> {
         let piece_bytes = session.tokenizer.max_piece_bytes();
-        Self {
+        Ok(Self {
             sampler,
+            constraint: Constraint::new(&ending.constraint, session)?,
             stop: StopStrings::new(&ending.stop, piece_bytes),
             piece: vec![0; piece_bytes],
             limit: usize::try_from(ending.predict).unwrap_or(usize::MAX),
             ignore_eos: ending.ignore_eos,
-        }
+        })
     }
 
     /// Passes the tokens that the engine does not hold yet through it, gives their logits to `each`, and chooses the
@@ -96,8 +102,11 @@ impl<'a> Generator<'a> {
         let began = Instant::now();
         let bar = Bar::new();
         let new = &tokens[session.engine.position()..];
-        let mut first = None;
+        let mut first = Ok(None);
         let mut left = new.len();
+        if let Some(constraint) = &mut self.constraint {
+            constraint.restart()?;
+        }
         bar.begin("prompt", new.len() as u64);
         for batch in new.chunks(BATCHES_PER_STEP * session.settings.limits.batch_tokens) {
             if interrupt.is_pressed() {
@@ -111,12 +120,12 @@ impl<'a> Generator<'a> {
                         result = each(logits);
                     }
                     if left == 0 && index + 1 == batch.len() {
-                        first = Some(self.sampler.sample(logits, tokens));
+                        first = self.choose(logits, tokens).map(Some);
                     }
                 }),
                 None => session.engine.forward(batch).map(|logits| {
                     if left == 0 {
-                        first = Some(self.sampler.sample(logits, tokens));
+                        first = self.choose(logits, tokens).map(Some);
                     }
                 }),
             };
@@ -125,7 +134,15 @@ impl<'a> Generator<'a> {
             bar.advance(batch.len() as u64);
         }
         bar.end();
-        Ok(Prompted { first, n_tokens: new.len(), time: began.elapsed() })
+        Ok(Prompted { first: first?, n_tokens: new.len(), time: began.elapsed() })
+    }
+
+    /// Chooses the token that follows `tokens`.
+    fn choose(&mut self, logits: &mut [f32], tokens: &[u32]) -> Result<u32, Failure> {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(logits)?;
+        }
+        Ok(self.sampler.sample(logits, tokens))
     }
 
     /// Continues `tokens` with `first`, and with what follows from it until the text ends. The new ids are appended to
@@ -160,6 +177,9 @@ impl<'a> Generator<'a> {
                 if self.stop.push(&self.piece[..n_bytes], &mut *emit)? {
                     break Ending::Stop;
                 }
+                if self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(id))? {
+                    break Ending::EndOfText;
+                }
                 if tokens.len() - n_prompt >= self.limit {
                     break Ending::Length;
                 }
@@ -171,7 +191,7 @@ impl<'a> Generator<'a> {
                 }
                 let logits =
                     session.engine.forward(&[id]).map_err(|error| refused(session.name, session.gguf, error))?;
-                id = self.sampler.sample(logits, tokens);
+                id = self.choose(logits, tokens)?;
             },
         };
         if ending != Ending::Stop {

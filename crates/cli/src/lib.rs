@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod commands;
+pub mod constraint;
 pub mod conversation;
 pub mod failure;
 pub mod generate;

@@ -58,7 +58,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         let template = template(flags, session)?;
         let params = session.settings.params;
         let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
-        let generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
+        let generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending)?;
         let context_tokens = session.settings.limits.context_tokens;
         let mut chat = Chat {
             conversation: Conversation::new(flags.system_prompt.as_deref()),

@@ -145,7 +145,7 @@ fn continue_text(
 
     let params = session.settings.params;
     let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
-    let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending);
+    let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending)?;
     let keeps = flags.json || flags.output.is_some();
     let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
     let mut sink = Sink { kept: keeps.then(|| Vec::with_capacity(room)), stdout: (!keeps).then_some(&mut *stdout) };

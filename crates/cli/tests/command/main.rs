@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod chat;
+#[cfg(feature = "constrain")]
+mod constraint;
 mod files;
 mod generation;
 mod goldens;

@@ -3,16 +3,25 @@
 use super::{Activation, TILE};
 use crate::simd::{BLOCK, Simd};
 
-/// A format of blocks of 32 integers with a half-float scale and perhaps a half-float minimum; `N` bytes to a block.
+/// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
     /// What the stored integers lie above the ones meant.
     const BIAS: i32;
-    /// Byte offset of the scale.
-    const SCALE_AT: usize;
     /// Byte offset of the minimum, for formats that have one.
     const MIN_AT: Option<usize>;
+    /// The blocks' scales; most formats begin with a half float.
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, blocks: &[&[u8; N]; TILE]) -> S::R {
+        halves_at(s, blocks, 0)
+    }
     /// The partial sums of the stored integers times `a`.
     fn dot<S: Simd>(s: S, block: &[u8; N], a: S::B) -> S::P;
+}
+
+/// The half floats at byte `at` of eight blocks.
+#[inline(always)]
+fn halves_at<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; TILE], at: usize) -> S::R {
+    s.rows_f16(blocks.map(|block| u16::from_le_bytes([block[at], block[at + 1]])))
 }
 
 /// The dot products of [`TILE`] rows with `T` activations.
@@ -33,18 +42,16 @@ pub(super) fn tile<F: Block<N>, S: Simd, const N: usize, const T: usize>(
     let sums = activations.map(|a| &a.sum[..n_blocks]);
     let mut totals = [s.rows_splat(0.0); T];
     for block in 0..n_blocks {
-        let half_at = |at: usize| {
-            s.rows_f16(core::array::from_fn(|r| u16::from_le_bytes([rows[r][block][at], rows[r][block][at + 1]])))
-        };
-        let weight_scale = half_at(F::SCALE_AT);
+        let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][block]);
+        let weight_scale = F::scales(s, &blocks);
         for t in 0..T {
             let a = s.bytes(&q[t][block].map(|q| q as u8));
-            let products = core::array::from_fn(|r| F::dot(s, &rows[r][block], a));
+            let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
             let sum = s.rows(products, F::BIAS * sums[t][block]);
             let scale = s.rows_splat(scales[t][block]);
             totals[t] = s.rows_add(totals[t], s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
             if let Some(at) = F::MIN_AT {
-                let min = s.rows_mul(half_at(at), scale);
+                let min = s.rows_mul(halves_at(s, &blocks, at), scale);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows_splat(sums[t][block] as f32), min));
             }
         }

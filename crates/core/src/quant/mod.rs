@@ -5,6 +5,18 @@
 mod activation;
 mod block;
 mod float;
+mod grid;
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -16,10 +28,22 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod superblock;
+mod tq1_0;
+mod tq2_0;
 
 use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
 pub(crate) use float::{BF16, F16, F32};
+pub(crate) use iq1_m::IQ1_M;
+pub(crate) use iq1_s::IQ1_S;
+pub(crate) use iq2_s::IQ2_S;
+pub(crate) use iq2_xs::IQ2_XS;
+pub(crate) use iq2_xxs::IQ2_XXS;
+pub(crate) use iq3_s::IQ3_S;
+pub(crate) use iq3_xxs::IQ3_XXS;
+pub(crate) use iq4_nl::IQ4_NL;
+pub(crate) use iq4_xs::IQ4_XS;
+pub(crate) use mxfp4::MXFP4;
 pub(crate) use q2_k::Q2_K;
 pub(crate) use q3_k::Q3_K;
 pub(crate) use q4_0::Q4_0;
@@ -30,6 +54,8 @@ pub(crate) use q5_1::Q5_1;
 pub(crate) use q5_k::Q5_K;
 pub(crate) use q6_k::Q6_K;
 pub(crate) use q8_0::{Q8_0, round_to_i8};
+pub(crate) use tq1_0::TQ1_0;
+pub(crate) use tq2_0::TQ2_0;
 
 /// What every format file implements, in this order.
 pub(crate) trait Format {
@@ -74,7 +100,7 @@ pub(crate) use with_one_of;
 macro_rules! with_format {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
         $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
-            Q2_K Q3_K Q4_K Q5_K Q6_K)
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4)
     };
 }
 pub(crate) use with_format;

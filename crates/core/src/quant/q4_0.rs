@@ -64,7 +64,6 @@ impl Format for Q4_0 {
 
 impl Block<BYTES> for Q4_0 {
     const BIAS: i32 = 8;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]

@@ -66,7 +66,6 @@ impl Format for Q4_1 {
 
 impl Block<BYTES> for Q4_1 {
     const BIAS: i32 = 0;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]

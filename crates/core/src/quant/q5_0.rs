@@ -58,7 +58,6 @@ impl Format for Q5_0 {
 
 impl Block<BYTES> for Q5_0 {
     const BIAS: i32 = 16;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]

@@ -60,7 +60,6 @@ impl Format for Q5_1 {
 
 impl Block<BYTES> for Q5_1 {
     const BIAS: i32 = 0;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]

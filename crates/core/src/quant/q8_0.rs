@@ -75,7 +75,6 @@ impl Format for Q8_0 {
 
 impl Block<BYTES> for Q8_0 {
     const BIAS: i32 = 0;
-    const SCALE_AT: usize = 0;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]

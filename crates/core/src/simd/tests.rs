@@ -68,12 +68,15 @@ fn products_of<F: Format>(isa: Isa, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32
 /// Where a block of `kind` holds half floats.
 fn half_floats(kind: Type) -> &'static [usize] {
     match kind {
-        Type::Q4_0 | Type::Q5_0 | Type::Q8_0 => &[0],
+        // A scale in four pieces, and an exponent.
+        Type::IQ1_M | Type::MXFP4 => &[],
         Type::Q4_1 | Type::Q5_1 | Type::Q4_K | Type::Q5_K => &[0, 2],
         Type::Q2_K => &[80, 82],
         Type::Q3_K => &[108],
         Type::Q6_K => &[208],
-        _ => &[],
+        Type::TQ1_0 => &[52],
+        Type::TQ2_0 => &[64],
+        _ => &[0],
     }
 }
 
@@ -89,6 +92,11 @@ fn random_row(kind: Type, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
         block.iter_mut().for_each(|byte| *byte = numbers.next() as u8);
         for &at in half_floats(kind) {
             block[at..at + 2].copy_from_slice(&f32_to_f16(numbers.float()).to_le_bytes());
+        }
+        match kind {
+            Type::IQ1_M => block[55] &= 0xbf, // The upper bit of the scale's exponent.
+            Type::MXFP4 => block[0] = 120 + block[0] % 16,
+            _ => {}
         }
     }
     row

@@ -2,7 +2,7 @@
 
 use super::Tokenizer;
 use super::form::Form;
-use super::vocab::{Kind, byte_of};
+use super::vocab::{Kind, Vocab, byte_of};
 
 /// Turns tokens into text as they come. What [`Decoder::push`] gives is always whole characters: the bytes of a character
 /// that is still incomplete wait for the next token, and bytes that can be no character become U+FFFD, as with
@@ -40,19 +40,8 @@ impl<'t> Decoder<'t> {
     /// `out` has at least [`Tokenizer::max_piece_bytes`] bytes; into a smaller one goes what fits. An id that is no token
     /// adds nothing.
     pub fn push(&mut self, id: u32, out: &mut [u8]) -> usize {
-        let vocab = &self.tokenizer.vocab;
-        let Some(piece) = self.tokenizer.piece(id) else { return 0 };
-        let kind = vocab.kind(id);
         let mut writer = Writer { out, len: 0 };
-        match kind {
-            Kind::Control | Kind::Unknown if !self.shows_control => return 0,
-            Kind::Byte => match byte_of(piece) {
-                Some(byte) => self.push_byte(byte, &mut writer),
-                None => self.push_piece(Form::Raw, piece, &mut writer),
-            },
-            Kind::Normal => self.push_piece(vocab.form(), piece, &mut writer),
-            Kind::Control | Kind::Unknown | Kind::UserDefined => self.push_piece(Form::Raw, piece, &mut writer),
-        }
+        bytes(&self.tokenizer.vocab, id, self.shows_control, |byte| self.push_byte(byte, &mut writer));
         writer.len
     }
 
@@ -64,10 +53,6 @@ impl<'t> Decoder<'t> {
         }
         self.n_pending = 0;
         writer.len
-    }
-
-    fn push_piece(&mut self, form: Form, piece: &[u8], writer: &mut Writer<'_>) {
-        form.unspell(piece, |byte| self.push_byte(byte, writer));
     }
 
     fn push_byte(&mut self, byte: u8, writer: &mut Writer<'_>) {
@@ -96,6 +81,21 @@ impl<'t> Decoder<'t> {
             self.pending.copy_within(n_bad..self.n_pending, 0);
             self.n_pending -= n_bad;
         }
+    }
+}
+
+/// Gives `each` the bytes of text of token `id`: none for an id that is no token, nor for a control or unknown token unless asked to
+/// show it.
+pub(super) fn bytes(vocab: &Vocab<'_>, id: u32, shows_control: bool, mut each: impl FnMut(u8)) {
+    let Some(piece) = vocab.tokens.get(id as usize) else { return };
+    match vocab.kind(id) {
+        Kind::Control | Kind::Unknown if !shows_control => {}
+        Kind::Byte => match byte_of(piece) {
+            Some(byte) => each(byte),
+            None => Form::Raw.unspell(piece, each),
+        },
+        Kind::Normal => vocab.form().unspell(piece, each),
+        Kind::Control | Kind::Unknown | Kind::UserDefined => Form::Raw.unspell(piece, each),
     }
 }
 

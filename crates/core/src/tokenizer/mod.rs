@@ -217,6 +217,11 @@ impl<'a> Tokenizer<'a> {
         }
     }
 
+    /// Gives `each` the bytes that token `id` adds to a text, which may be a part of a character; a control token adds none.
+    pub fn bytes(&self, id: u32, each: impl FnMut(u8)) {
+        decode::bytes(&self.vocab, id, false, each);
+    }
+
     /// A decoder at the start of a text.
     pub fn decoder(&self) -> Decoder<'_> {
         Decoder::new(self)

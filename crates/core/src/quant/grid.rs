@@ -1,0 +1,92 @@
+//! Points and signs of the i-quants: eight small integers at a time, one to each byte of a `u64`, the first lowest.
+
+use super::superblock::{BLOCKS, HALVES};
+use crate::simd::BLOCK;
+
+/// One in every byte.
+pub(super) const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// The eight two-bit codes of a point.
+#[inline(always)]
+pub(super) fn codes_of_two_bits(point: u16) -> u64 {
+    let x = u64::from(point);
+    let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
+    let x = (x | x << 12) & 0x000f_000f_000f_000f;
+    (x | x << 6) & 0x0303_0303_0303_0303
+}
+
+/// The four three-bit codes of each of two points.
+#[inline(always)]
+pub(super) fn codes_of_three_bits(first: u16, second: u16) -> u64 {
+    let x = u64::from(first) | u64::from(second) << 32;
+    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    (x | x << 4) & 0x0707_0707_0707_0707
+}
+
+/// The coordinates of a point of the two-bit i-quants: 8, 25 and 43 for the codes 0, 1 and 2.
+#[inline(always)]
+pub(super) fn two_bit_coordinates(point: u16) -> u64 {
+    let codes = codes_of_two_bits(point);
+    8 * ONES + 17 * codes + (codes >> 1 & ONES)
+}
+
+/// Bytes from 1 to 127, byte `i` negated where bit `i` of `signs` is set.
+#[inline(always)]
+pub(super) fn with_signs(values: u64, signs: u8) -> u64 {
+    let bits = (u64::from(signs) * ONES) & 0x8040_2010_0804_0201;
+    // Each byte is zero or one bit; adding 127 carries that bit, whichever it is, to the top.
+    let negative = (bits + 127 * ONES) >> 7 & ONES;
+    (values ^ negative * 255) + negative
+}
+
+/// Eight signs of which seven are stored: their number of negative ones is even.
+#[inline(always)]
+pub(super) fn even_signs(seven: u32) -> u8 {
+    let seven = seven & 127;
+    (seven | (seven.count_ones() & 1) << 7) as u8
+}
+
+/// The scales of the sixteen halves of blocks, four bits each, the first in the low half of a byte: twice each and one.
+#[inline(always)]
+pub(super) fn odd_scales(packed: &[u8; BLOCKS]) -> [i8; HALVES] {
+    core::array::from_fn(|half| (packed[half / 2] >> (half % 2 * 4) & 15) as i8 * 2 + 1)
+}
+
+/// The bytes of a block, of which `eight(i)` gives those from `8 * i`.
+#[inline(always)]
+pub(super) fn block_of(eight: impl Fn(usize) -> u64) -> [u8; BLOCK] {
+    let mut bytes = [0; BLOCK];
+    for (i, group) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *group = eight(i).to_le_bytes();
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_come_in_order() {
+        assert_eq!(codes_of_two_bits(0b10_01_00_10_01_00_10_01).to_le_bytes(), [1, 2, 0, 1, 2, 0, 1, 2]);
+        assert_eq!(codes_of_three_bits(0x7210, 0x3456).to_le_bytes(), [0, 1, 2, 7, 6, 5, 4, 3]);
+        assert_eq!(two_bit_coordinates(0b00_00_00_00_00_10_01_00).to_le_bytes(), [8, 25, 43, 8, 8, 8, 8, 8]);
+    }
+
+    #[test]
+    fn every_pattern_of_signs() {
+        for signs in 0..=255u8 {
+            let values = with_signs(u64::from_le_bytes([1, 2, 3, 62, 43, 25, 8, 127]), signs).to_le_bytes();
+            for (i, value) in [1i8, 2, 3, 62, 43, 25, 8, 127].into_iter().enumerate() {
+                let want = if signs >> i & 1 == 1 { -value } else { value };
+                assert_eq!(values[i] as i8, want, "signs {signs:08b}, value {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn signs_are_even() {
+        assert_eq!([0, 1, 3, 127].map(even_signs), [0, 0x81, 3, 0xff]);
+        assert!((0..128).all(|seven| even_signs(seven).count_ones() % 2 == 0));
+    }
+}

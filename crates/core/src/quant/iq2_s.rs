@@ -1,0 +1,86 @@
+//! IQ2_S: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml `block_iq2_s`).
+//!
+//! Byte map, 82 bytes: scale as f16 (0..2), for each 8 values a byte with the low 8 bits of a point's number (2..34) and a byte
+//! of signs (34..66), for each block a byte with the upper two bits of its four points, the first lowest (66..74), and a byte
+//! with the scale of its first half below that of its second (74..82). A value is `d * (scale + 1/2) / 4 * coordinate`, taken
+//! as an eighth of `d` times an odd integer.
+
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type, block, grid, grids};
+use crate::simd::Simd;
+
+/// Bytes of a superblock.
+const BYTES: usize = 82;
+
+/// The format.
+pub(crate) struct IQ2_S;
+
+impl Format for IQ2_S {
+    const TYPE: Type = Type::IQ2_S;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for IQ2_S {
+    const FACTOR: f32 = 0.125;
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        grid::odd_scales(bytes_at(superblock, 74))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let low: &[u8; 4] = bytes_at(superblock, 2 + 4 * block);
+        let signs: &[u8; 4] = bytes_at(superblock, 34 + 4 * block);
+        let high = usize::from(superblock[66 + block]);
+        s.bytes(&grid::block_of(|i| {
+            let number = usize::from(low[i]) | (high >> (2 * i) & 3) << 8;
+            grid::with_signs(grid::two_bit_coordinates(grids::IQ2_S[number]), signs[i])
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..2].copy_from_slice(&[0x00, 0x48]); // 8
+        superblock[2 + 22] = 0xff; // The third point of block 5 is
+        superblock[66 + 5] = 0x30; // number 1023, all codes 2.
+        superblock[34 + 22] = 0x02; // Its second value is negative.
+        superblock[74 + 5] = 0x30; // Scale 3 for the second half of block 5.
+        let mut values = [9.0; SUPERBLOCK];
+        IQ2_S::dequantize(&superblock, &mut values);
+
+        assert_eq!(values[22 * 8..][..8], [43.0, -43.0, 43.0, 43.0, 43.0, 43.0, 43.0, 43.0].map(|x| x * 7.0));
+        assert_eq!(values[0], 8.0);
+    }
+}

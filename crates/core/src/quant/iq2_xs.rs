@@ -1,0 +1,83 @@
+//! IQ2_XS: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml `block_iq2_xs`).
+//!
+//! Byte map, 74 bytes: scale as f16 (0..2), a u16 for each 8 values (2..66), the number of a point in its low 9 bits, seven
+//! signs above; a byte for each block (66..74), the scale of its first half below that of its second. A value is `d * (scale +
+//! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
+
+use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type, block, grid, grids};
+use crate::simd::Simd;
+
+/// Bytes of a superblock.
+const BYTES: usize = 74;
+
+/// The format.
+pub(crate) struct IQ2_XS;
+
+impl Format for IQ2_XS {
+    const TYPE: Type = Type::IQ2_XS;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        for group in 0..SUPERBLOCK / 8 {
+            block::swap_half::<BYTES>(blocks, 2 + 2 * group);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for IQ2_XS {
+    const FACTOR: f32 = 0.125;
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        grid::odd_scales(bytes_at(superblock, 66))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        s.bytes(&grid::block_of(|i| {
+            let packed = half_at(superblock, 2 + 8 * block + 2 * i);
+            let point = grid::two_bit_coordinates(grids::IQ2_XS[usize::from(packed & 511)]);
+            grid::with_signs(point, grid::even_signs(u32::from(packed >> 9)))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..2].copy_from_slice(&[0x00, 0x48]); // 8
+        superblock[2 + 2 * 22..][..2].copy_from_slice(&[0x01, 0x04]); // Point 1, code 2 and zeros, and the second value negative.
+        superblock[66 + 5] = 0x30; // Scale 3 for the second half of block 5.
+        let mut values = [9.0; SUPERBLOCK];
+        IQ2_XS::dequantize(&superblock, &mut values);
+
+        assert_eq!(values[22 * 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
+        assert_eq!(values[0], 8.0);
+    }
+}

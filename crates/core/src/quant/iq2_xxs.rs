@@ -1,0 +1,90 @@
+//! IQ2_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 8 (ggml `block_iq2_xxs`).
+//!
+//! Byte map, 66 bytes: scale as f16 (0..2), then 8 bytes for each block (2..66): the numbers of its four points, and a u32
+//! with the signs of each in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d * (scale + 1/2)
+//! / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
+
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Activation, Format, TILE, Type, block, grid, grids};
+use crate::simd::Simd;
+
+/// Bytes of a superblock.
+const BYTES: usize = 66;
+
+/// The format.
+pub(crate) struct IQ2_XXS;
+
+impl Format for IQ2_XXS {
+    const TYPE: Type = Type::IQ2_XXS;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        for block in 0..BLOCKS {
+            block::swap_word::<BYTES>(blocks, 6 + 8 * block);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for IQ2_XXS {
+    const FACTOR: f32 = 0.125;
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        for_both_halves(core::array::from_fn(|block| {
+            let word = u32::from_le_bytes(*bytes_at(superblock, 6 + 8 * block));
+            (word >> 28) as i8 * 2 + 1
+        }))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let points: &[u8; 4] = bytes_at(superblock, 2 + 8 * block);
+        let signs = u32::from_le_bytes(*bytes_at(superblock, 6 + 8 * block));
+        s.bytes(&grid::block_of(|i| {
+            let point = grid::two_bit_coordinates(grids::IQ2_XXS[usize::from(points[i])]);
+            grid::with_signs(point, grid::even_signs(signs >> (7 * i)))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+    use crate::simd::BLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..2].copy_from_slice(&[0x00, 0x48]); // 8
+        superblock[2 + 8 * 5 + 1] = 1; // Point 1 of block 5: code 2, then zeros.
+        superblock[6 + 8 * 5 + 1] = 0x01; // Its second value and, to make two, its last are negative.
+        superblock[6 + 8 * 5 + 3] = 0x30; // Scale 3.
+        let mut values = [9.0; SUPERBLOCK];
+        IQ2_XXS::dequantize(&superblock, &mut values);
+
+        assert_eq!(values[5 * BLOCK + 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
+        assert_eq!(values[0], 8.0);
+    }
+}

@@ -1,0 +1,98 @@
+//! IQ3_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml `block_iq3_xxs`).
+//!
+//! Byte map, 98 bytes: scale as f16 (0..2), for each 4 values the number of a point (2..66), for each block a u32 (66..98) with
+//! the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d * (scale +
+//! 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
+
+use super::grid::{self, ONES};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Activation, Format, TILE, Type, block, grids};
+use crate::simd::Simd;
+
+/// Bytes of a superblock.
+const BYTES: usize = 98;
+
+/// The format.
+pub(crate) struct IQ3_XXS;
+
+impl Format for IQ3_XXS {
+    const TYPE: Type = Type::IQ3_XXS;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        for block in 0..BLOCKS {
+            block::swap_word::<BYTES>(blocks, 66 + 4 * block);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for IQ3_XXS {
+    const FACTOR: f32 = 0.25;
+
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        for_both_halves(core::array::from_fn(|block| {
+            let word = u32::from_le_bytes(*bytes_at(superblock, 66 + 4 * block));
+            (word >> 28) as i8 * 2 + 1
+        }))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let points: &[u8; 8] = bytes_at(superblock, 2 + 8 * block);
+        let signs = u32::from_le_bytes(*bytes_at(superblock, 66 + 4 * block));
+        s.bytes(&grid::block_of(|i| {
+            let point = |i: usize| grids::IQ3_XXS[usize::from(points[i])];
+            let coordinates = coordinates(grid::codes_of_three_bits(point(2 * i), point(2 * i + 1)));
+            grid::with_signs(coordinates, grid::even_signs(signs >> (7 * i)))
+        }))
+    }
+}
+
+/// 4, 12, 20, 28, 36, 44, 52 and 62 for the codes 0 to 7: all but the last in steps of 8.
+#[inline(always)]
+fn coordinates(codes: u64) -> u64 {
+    let sevens = codes & codes >> 1 & codes >> 2 & ONES;
+    4 * ONES + 8 * codes + 2 * sevens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+    use crate::simd::BLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..2].copy_from_slice(&[0x00, 0x44]); // 4
+        superblock[2 + 8 * 5 + 2] = 5; // The third point of block 5: codes 7, 1, 0, 0.
+        superblock[66 + 4 * 5..][..4].copy_from_slice(&[0x00, 0x01, 0x00, 0x30]); // Its second value negative; scale 3.
+        let mut values = [9.0; SUPERBLOCK];
+        IQ3_XXS::dequantize(&superblock, &mut values);
+
+        assert_eq!(values[5 * BLOCK + 8..][..8], [62.0, -12.0, 4.0, 4.0, 4.0, 4.0, 4.0, -4.0].map(|x| x * 7.0));
+        assert_eq!(values[0], 4.0);
+    }
+}

@@ -1,0 +1,84 @@
+//! IQ4_XS: 256 values, one half-float scale, six-bit ones for each 32, one of sixteen levels each (ggml `block_iq4_xs`).
+//!
+//! Byte map, 136 bytes: scale `d` as f16 (0..2), a u16 with the upper two bits of the eight blocks' scales, the first lowest
+//! (2..4), 4 bytes with the other four bits of two each, the even one below (4..8), then 16 bytes for each block (8..136) of
+//! which byte `i` holds value `i` in its low half and value `i + 16` in its high half. A value is `d * (scale - 32) * level`,
+//! of IQ4_NL's levels.
+
+use super::iq4_nl::LEVELS;
+use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Activation, Format, TILE, Type, block};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 136;
+
+/// The format.
+pub(crate) struct IQ4_XS;
+
+impl Format for IQ4_XS {
+    const TYPE: Type = Type::IQ4_XS;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 0);
+        block::swap_half::<BYTES>(blocks, 2);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for IQ4_XS {
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 0)
+    }
+
+    #[inline(always)]
+    fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
+        let high = half_at(superblock, 2);
+        let low: &[u8; 4] = bytes_at(superblock, 4);
+        for_both_halves(core::array::from_fn(|block| {
+            let low = low[block / 2] >> (block % 2 * 4) & 15;
+            (low | ((high >> (2 * block) & 3) as u8) << 4) as i8 - 32
+        }))
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        s.lookup(s.nibbles(bytes_at(superblock, 8 + block * BLOCK / 2)), &LEVELS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[..4].copy_from_slice(&[0x00, 0x3c, 0x00, 0xc0]); // 1, and for block 7: 48 and more.
+        superblock[7] = 0x50; // And 5.
+        superblock[8 + 7 * 16 + 2] = 0xf8; // Its value 2 is level 8, its value 18 level 15.
+        let mut values = [9.0; SUPERBLOCK];
+        IQ4_XS::dequantize(&superblock, &mut values);
+
+        assert_eq!(values[7 * BLOCK..][..3], [21.0 * -127.0, 21.0 * -127.0, 21.0]);
+        assert_eq!(values[7 * BLOCK + 18], 21.0 * 113.0);
+        assert_eq!(values[0], 32.0 * 127.0);
+    }
+}

@@ -1,0 +1,92 @@
+//! TQ1_0: 256 values, one half-float scale, -1, 0 or 1, five to a byte (ggml `block_tq1_0`).
+//!
+//! Byte map, 54 bytes: 32 bytes (0..32) with digits of the blocks 0 to 4, 16 bytes (32..48) with digits of both halves of the
+//! blocks 5 and 6 and of the first of block 7, 4 bytes (48..52) with four digits each for the rest, scale `d` as f16 (52..54).
+//! A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the whole part of 3 times the
+//! fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
+
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type, block};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 54;
+
+/// The format.
+pub(crate) struct TQ1_0;
+
+impl Format for TQ1_0 {
+    const TYPE: Type = Type::TQ1_0;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 52);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for TQ1_0 {
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 52)
+    }
+
+    #[inline(always)]
+    fn scales(_: &[u8; BYTES]) -> [i8; HALVES] {
+        [1; HALVES]
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let sixteens: &[u8; BLOCK / 2] = bytes_at(superblock, 32);
+        let fours: &[u8; 4] = bytes_at(superblock, 48);
+        let digits: [u8; BLOCK] = match block {
+            0..5 => bytes_at::<BLOCK>(superblock, 0).map(|byte| digit(byte, block)),
+            5 | 6 => core::array::from_fn(|i| digit(sixteens[i % 16], 2 * (block - 5) + i / 16)),
+            _ => core::array::from_fn(|i| if i < 16 { digit(sixteens[i], 4) } else { digit(fours[i % 4], i / 4 - 4) }),
+        };
+        s.less(s.bytes(&digits), 1)
+    }
+}
+
+/// Digit `n` of `byte` as a fraction of 256 in base 3.
+#[inline(always)]
+fn digit(byte: u8, n: usize) -> u8 {
+    const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+    (u16::from(byte.wrapping_mul(POWERS[n])) * 3 >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[52..].copy_from_slice(&[0x00, 0x40]); // 2
+        superblock[3] = 190; // 0.20200 in base 3 is 180/243, and 256 of that, rounded up, 190.
+        superblock[32 + 15] = 190;
+        superblock[48 + 1] = 190;
+        let mut values = [9.0; SUPERBLOCK];
+        TQ1_0::dequantize(&superblock, &mut values);
+
+        assert_eq!([0, 1, 2, 3, 4].map(|block| values[block * BLOCK + 3]), [2.0, -2.0, 2.0, -2.0, -2.0]);
+        assert_eq!([0, 1, 2, 3, 4].map(|half| values[5 * BLOCK + half * 16 + 15]), [2.0, -2.0, 2.0, -2.0, -2.0]);
+        assert_eq!([0, 1, 2, 3].map(|n| values[240 + 4 * n + 1]), [2.0, -2.0, 2.0, -2.0]);
+    }
+}

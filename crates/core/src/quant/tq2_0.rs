@@ -1,0 +1,74 @@
+//! TQ2_0: 256 values, one half-float scale, -1, 0 or 1 in two bits each (ggml `block_tq2_0`).
+//!
+//! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first lowest;
+//! scale `d` as f16 (64..66). A value is `d * (q - 1)`.
+
+use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::{Activation, Format, TILE, Type, block};
+use crate::simd::{BLOCK, Simd};
+
+/// Bytes of a superblock.
+const BYTES: usize = 66;
+
+/// The format.
+pub(crate) struct TQ2_0;
+
+impl Format for TQ2_0 {
+    const TYPE: Type = Type::TQ2_0;
+    const INTEGER: bool = true;
+
+    fn dequantize(row: &[u8], out: &mut [f32]) {
+        superblock::dequantize::<Self, BYTES>(row, out);
+    }
+
+    fn swap_endian(blocks: &mut [u8]) {
+        block::swap_half::<BYTES>(blocks, 64);
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
+    }
+}
+
+impl Superblock<BYTES> for TQ2_0 {
+    #[inline(always)]
+    fn scale(superblock: &[u8; BYTES]) -> u16 {
+        half_at(superblock, 64)
+    }
+
+    #[inline(always)]
+    fn scales(_: &[u8; BYTES]) -> [i8; HALVES] {
+        [1; HALVES]
+    }
+
+    #[inline(always)]
+    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+        let quants = s.bytes(bytes_at(superblock, block / 4 * BLOCK));
+        s.less(s.bits(quants, block % 4 * 2, 3), 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::superblock::SUPERBLOCK;
+
+    /// Worked out by hand from the byte map.
+    #[test]
+    fn golden_bytes() {
+        let mut superblock = [0; BYTES];
+        superblock[64..].copy_from_slice(&[0x00, 0x40]); // 2
+        superblock[32 + 7] = 0x24; // Value 7 of blocks 4 to 7: 0, 1, 2, 0.
+        let mut values = [9.0; SUPERBLOCK];
+        TQ2_0::dequantize(&superblock, &mut values);
+
+        assert_eq!([4, 5, 6, 7].map(|block| values[block * BLOCK + 7]), [-2.0, 0.0, 2.0, -2.0]);
+        assert_eq!(values[7], -2.0);
+    }
+}
