@@ -32,7 +32,10 @@ pub(crate) fn all(report: &mut Report) {
                 return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
             }
             let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "--lib", "-p", package, "--"];
-            run_tests(cargo(&[&tests, *modules].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)
+            match run_tests(cargo(&[&tests, *modules].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)? {
+                counts if counts.passed < modules.len() => Err(Stop::Failed("a module has no tests any more".into())),
+                counts => Ok(counts),
+            }
         });
     }
     report.step("the first command of the README", |_| {
