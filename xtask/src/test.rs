@@ -16,6 +16,7 @@ pub(crate) fn all(report: &mut Report) {
     }
     install::all(report);
     check::all(report);
+    report.step("the static build", |_| static_build());
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
         let mut command = cargo(&tests);
@@ -23,6 +24,10 @@ pub(crate) fn all(report: &mut Report) {
             command.env("SMIDGEN_PYTHON", python);
         }
         run_tests(&mut command, skipped)
+    });
+    report.step("cargo test with constraints", |skipped| {
+        let tests = ["test", "--locked", "--quiet", "-p", "smidgen", "--features", "constrain", "--test", "command"];
+        run_tests(&mut cargo(&[&tests[..], &["constraint", "--", "--show-output"]].concat()), skipped)
     });
     report.step("miri", |skipped| {
         if !works_in_miri() {
@@ -41,6 +46,19 @@ pub(crate) fn all(report: &mut Report) {
     });
     ports::all(report);
     fuzz::all(report, FUZZ_SECONDS, None);
+}
+
+/// The build whose peak memory `crates/cli/tests/memory.rs` measures.
+fn static_build() -> Result<crate::step::Counts, Stop> {
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        return Err(Stop::Skipped("it is for x86-64 Linux".into()));
+    }
+    if !crate::step::works(&mut program("rustup", &["target", "add", TARGET])) {
+        return Err(Stop::Skipped(format!("rustup cannot add {TARGET}")));
+    }
+    output(&mut cargo(&["build", "--locked", "--quiet", "--release", "--target", TARGET, "-p", "smidgen"]))?;
+    Ok(crate::step::ONE)
 }
 
 fn works_in_miri() -> bool {
