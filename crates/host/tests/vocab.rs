@@ -383,4 +383,12 @@ fn special_tokens_and_templates_come_from_the_files_that_have_them() {
     assert_eq!(template(&open(directory.path())).as_deref(), Some("one"));
     directory.write("chat_template.jinja", "a file of its own");
     assert_eq!(template(&open(directory.path())).as_deref(), Some("a file of its own"));
+    // Without anything else, the post-processor names the begin token.
+    let mut model = Model::gated("LlamaForCausalLM", 1);
+    model.tokenizer["post_processor"] = json!({"type": "Sequence", "processors": [{"type": "ByteLevel"},
+        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<|end|>"}}, {"Sequence": {"id": "A"}}]}]});
+    let file = open(model.write().path());
+    assert_eq!(number(&file, "ggml.bos_token_id"), Some(0));
+    let gguf = Gguf::parse(file.bytes(), file.bytes().len() as u64).unwrap();
+    assert_eq!(gguf.get("tokenizer.ggml.add_bos_token").unwrap().as_bool(), Some(true));
 }

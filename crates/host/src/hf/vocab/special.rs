@@ -64,7 +64,9 @@ pub(super) fn read(
         Ok(ids)
     };
     let [unknown, begin, end, padding] = pieces.ids;
-    let bos = named("bos_token").or(numbered("bos_token_id")?.first().copied()).or(begin);
+    // What a text begins or ends with is what the post-processor puts there, when nothing else says so.
+    let placed = |name: &Option<String>| name.as_ref().and_then(|name| pieces.find(name));
+    let bos = named("bos_token").or(numbered("bos_token_id")?.first().copied()).or(begin).or(placed(&pieces.before));
     let mut ends: Vec<u32> = Vec::new();
     for id in named("eos_token").into_iter().chain(numbered("eos_token_id")?) {
         if !ends.contains(&id) {
@@ -72,7 +74,7 @@ pub(super) fn read(
         }
     }
     if ends.is_empty() {
-        ends.extend(end);
+        ends.extend(end.or(placed(&pieces.after)));
     }
     let text_of = |id: Option<u32>| id.and_then(|id| pieces.tokens.iter().find(|token| token.id == id));
     let is = |id: Option<u32>, name: &str| text_of(id).is_some_and(|token| token.text == name.as_bytes());
