@@ -236,6 +236,10 @@ fn prompt_tokens(flags: &Flags, text: String, session: &Session<'_>) -> Result<(
                 // What ends a text must not stand before its continuation.
                 ids.pop();
             }
+            if ids.is_empty() {
+                // Nothing to go on from: a text begins as the model was taught, also where prompts do without.
+                ids.extend(tokenizer.bos());
+            }
             (text, ids)
         }
     };
