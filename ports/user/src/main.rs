@@ -16,6 +16,7 @@ use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
+use smidgen_core::quant::Type;
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::Single;
 use system::{Stdout, exit, read_all};
@@ -47,7 +48,7 @@ enum Error {
     Layers(usize),
     Plan(smidgen_core::plan::Error),
     Engine(smidgen_core::engine::Error),
-    Format,
+    Format(Type),
     Output,
 }
 
@@ -60,7 +61,7 @@ impl fmt::Display for Error {
             Error::Layers(n) => write!(f, "{n} layers; this program has room for {N_LAYERS}"),
             Error::Plan(error) => error.fmt(f),
             Error::Engine(error) => error.fmt(f),
-            Error::Format => write!(f, "a weight format does not do what it promises"),
+            Error::Format(kind) => write!(f, "{} does not do here what it promises", kind.name()),
             Error::Output => write!(f, "standard output is closed"),
         }
     }
@@ -114,7 +115,7 @@ fn run(model: &mut [u8], arena: &mut [u8], scratch: &mut Scratch) -> Result<(), 
     let plan = Plan::new(&model, &LIMITS).map_err(Error::Plan)?;
     for isa in Isa::available() {
         let mut formats = Hash::START;
-        scratch.run(isa, &mut formats).ok_or(Error::Format)?;
+        scratch.run(isa, &mut formats).map_err(Error::Format)?;
         let (logits, ids) = generate(&model, &plan, isa, arena)?;
         write!(Stdout, "{}: {:016x} {:016x}", isa.name(), formats.0, logits.0).map_err(|_| Error::Output)?;
         for id in ids {
