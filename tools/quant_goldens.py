@@ -3,9 +3,9 @@
 Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
 Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
 
-It writes FOLDER/<type>.bin for each type: the blocks, then their values as little-endian floats. Every byte is random but
-those of the half-float scales, which are any finite number. The test crates/core/tests/quant_goldens.rs reads them; those in
-testdata/quant were made with 4 blocks.
+It writes FOLDER/<type>.bin for each type: the blocks, then their values as little-endian floats. Every byte is random
+but those of the half-float scales, which are any finite number. The test crates/core/tests/quant_goldens.rs reads them;
+those in testdata/quant were made with 4 blocks.
 """
 
 import argparse

@@ -8,8 +8,8 @@ from gguf import quants
 
 HEADER = """//! The grids of the i-quants (ggml `iq2xxs_grid` and so on), made by `tools/quant_grids.py`.
 //!
-//! An entry packs one point, its first coordinate lowest: of eight codes of two bits, or of four of three bits, one to each
-//! half of a byte. What a code stands for is said where the grid is used.
+//! An entry packs one point, its first coordinate lowest: of eight codes of two bits, or of four of three bits, one to
+//! each half of a byte. What a code stands for is said where the grid is used.
 """
 
 

@@ -18,6 +18,7 @@ pub(crate) fn all(report: &mut Report) {
     }
     install::all(report);
     check::all(report);
+    report.step("the static build", |_| static_build());
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
         let mut command = cargo(&tests);
@@ -38,6 +39,10 @@ pub(crate) fn all(report: &mut Report) {
             }
         });
     }
+    report.step("cargo test with constraints", |skipped| {
+        let tests = ["test", "--locked", "--quiet", "-p", "smidgen", "--features", "constrain", "--test", "command"];
+        run_tests(&mut cargo(&[&tests[..], &["constraint", "--", "--show-output"]].concat()), skipped)
+    });
     report.step("the first command of the README", |_| {
         let text = output(&mut program("sh", &["-c", tidy::documents::RUN]))?;
         let prompt = "Once upon a time";
@@ -48,4 +53,17 @@ pub(crate) fn all(report: &mut Report) {
     });
     ports::all(report);
     fuzz::all(report, FUZZ_SECONDS, None);
+}
+
+/// The build whose peak memory `crates/cli/tests/memory.rs` measures.
+fn static_build() -> Result<crate::step::Counts, Stop> {
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        return Err(Stop::Skipped("it is for x86-64 Linux".into()));
+    }
+    if !works(&mut program("rustup", &["target", "add", TARGET])) {
+        return Err(Stop::Skipped(format!("rustup cannot add {TARGET}")));
+    }
+    output(&mut cargo(&["build", "--locked", "--quiet", "--release", "--target", TARGET, "-p", "smidgen"]))?;
+    Ok(ONE)
 }

@@ -69,7 +69,9 @@ fn prompts_that_cannot_be_used_exit_2() {
 
 #[test]
 fn an_empty_prompt_without_bos_is_refused() {
-    refused(&["run", "-p", ""], 2, "no BOS token to begin with");
+    let without = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/hf/llama-mqa-linear");
+    refused(&["run", without, "-p", ""], 2, "no BOS token to begin with");
+    smidgen(&["run", "-p", "", "-n", "1"]).ok();
     refused(&["run", "--ids", ""], 2, "empty prompt");
 }
 

@@ -36,14 +36,17 @@ pub(super) fn with_signs(values: u64, signs: u8) -> u64 {
     let bits = (u64::from(signs) * ONES) & 0x8040_2010_0804_0201;
     // Each byte is zero or one bit; adding 127 carries that bit, whichever it is, to the top.
     let negative = (bits + 127 * ONES) >> 7 & ONES;
-    (values ^ negative * 255) + negative
+    (values ^ (negative * 255)) + negative
 }
 
 /// Eight signs of which seven are stored: their number of negative ones is even.
 #[inline(always)]
 pub(super) fn even_signs(seven: u32) -> u8 {
     let seven = seven & 127;
-    (seven | (seven.count_ones() & 1) << 7) as u8
+    let folded = seven ^ seven >> 4;
+    // Bit `i` of the constant says whether `i` has an odd number of ones.
+    let odd = 0x6996 >> (folded & 15) & 1;
+    (seven | odd << 7) as u8
 }
 
 /// The scales of the sixteen halves of blocks, four bits each, the first in the low half of a byte: twice each and one.
@@ -87,6 +90,6 @@ mod tests {
     #[test]
     fn signs_are_even() {
         assert_eq!([0, 1, 3, 127].map(even_signs), [0, 0x81, 3, 0xff]);
-        assert!((0..128).all(|seven| even_signs(seven).count_ones() % 2 == 0));
+        assert!((0..128).all(|seven| even_signs(seven).count_ones().is_multiple_of(2)));
     }
 }

@@ -1,7 +1,7 @@
 //! The grids of the i-quants (ggml `iq2xxs_grid` and so on), made by `tools/quant_grids.py`.
 //!
-//! An entry packs one point, its first coordinate lowest: of eight codes of two bits, or of four of three bits, one to each
-//! half of a byte. What a code stands for is said where the grid is used.
+//! An entry packs one point, its first coordinate lowest: of eight codes of two bits, or of four of three bits, one to
+//! each half of a byte. What a code stands for is said where the grid is used.
 
 /// The points of IQ2_XXS: eight codes of two bits.
 #[rustfmt::skip]

@@ -1,10 +1,11 @@
-//! IQ1_M: 256 values, one half-float scale in four pieces, three-bit ones for each 16, points of a grid and a shift for each 8
-//! (ggml `block_iq1_m`).
+//! IQ1_M: 256 values, one half-float scale in four pieces, three-bit ones for each 16, points of a grid and a shift for
+//! each 8 (ggml `block_iq1_m`).
 //!
-//! Byte map, 56 bytes: for each 8 values the low 8 bits of a point's number (0..32), and half a byte, the low one first, with
-//! its upper three bits and one that is set where the shift is -1/8, not 1/8 (32..48); four u16 (48..56), each with the scales of
-//! four halves of blocks, the first lowest, and four bits of the f16 `d`, the first lowest. A value is `d * (2 * scale + 1) *
-//! (coordinate + shift)`, taken as an eighth of `d` times an odd integer times an integer.
+//! Byte map, 56 bytes: for each 8 values the low 8 bits of a point's number (0..32), and half a byte, the low one
+//! first, with its upper three bits and one that is set where the shift is -1/8, not 1/8 (32..48); four u16 (48..56),
+//! each with the scales of four halves of blocks, the first lowest, and four bits of the f16 `d`, the first lowest. A
+//! value is `d * (2 * scale + 1) * (coordinate + shift)`, taken as an eighth of `d` times an odd integer times an
+//! integer.
 
 use super::iq1_s::shifted_coordinates;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
@@ -81,7 +82,6 @@ mod tests {
         superblock[32 + 2 * 5] = 0xf0; // and its shift -1/8.
         let mut values = [9.0; SUPERBLOCK];
         IQ1_M::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0 * 7.0; 8]);
         assert_eq!(values[5 * BLOCK], 7.0 * -7.0);
         assert_eq!(values[0], -7.0);

@@ -1,10 +1,10 @@
 //! IQ1_S: 256 values, one half-float scale, three-bit ones and a shift for each 32, points of a grid for each 8 (ggml
 //! `block_iq1_s`).
 //!
-//! Byte map, 50 bytes: scale as f16 (0..2), for each 8 values the low 8 bits of a point's number (2..34), for each block a u16
-//! (34..50) with the upper three bits of its four points, the first lowest, three bits of scale, and one that is set where the
-//! shift is -1/8, not 1/8. A value is `d * (2 * scale + 1) * (coordinate + shift)`, taken as an eighth of `d` times an odd
-//! integer times an integer.
+//! Byte map, 50 bytes: scale as f16 (0..2), for each 8 values the low 8 bits of a point's number (2..34), for each
+//! block a u16 (34..50) with the upper three bits of its four points, the first lowest, three bits of scale, and one
+//! that is set where the shift is -1/8, not 1/8. A value is `d * (2 * scale + 1) * (coordinate + shift)`, taken as an
+//! eighth of `d` times an odd integer times an integer.
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
@@ -90,7 +90,6 @@ mod tests {
         superblock[34 + 2 * 5..][..2].copy_from_slice(&[0x38, 0xb0]); // Scale 3, shift -1/8.
         let mut values = [9.0; SUPERBLOCK];
         IQ1_S::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0 * 7.0; 8]);
         assert_eq!(values[5 * BLOCK], 7.0 * -9.0);
         assert_eq!(values[0], -7.0);

@@ -1,9 +1,10 @@
-//! IQ2_S: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml `block_iq2_s`).
+//! IQ2_S: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml
+//! `block_iq2_s`).
 //!
-//! Byte map, 82 bytes: scale as f16 (0..2), for each 8 values a byte with the low 8 bits of a point's number (2..34) and a byte
-//! of signs (34..66), for each block a byte with the upper two bits of its four points, the first lowest (66..74), and a byte
-//! with the scale of its first half below that of its second (74..82). A value is `d * (scale + 1/2) / 4 * coordinate`, taken
-//! as an eighth of `d` times an odd integer.
+//! Byte map, 82 bytes: scale as f16 (0..2), for each 8 values a byte with the low 8 bits of a point's number (2..34)
+//! and a byte of signs (34..66), for each block a byte with the upper two bits of its four points, the first lowest
+//! (66..74), and a byte with the scale of its first half below that of its second (74..82). A value is `d * (scale +
+//! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block, grid, grids};
@@ -79,7 +80,6 @@ mod tests {
         superblock[74 + 5] = 0x30; // Scale 3 for the second half of block 5.
         let mut values = [9.0; SUPERBLOCK];
         IQ2_S::dequantize(&superblock, &mut values);
-
         assert_eq!(values[22 * 8..][..8], [43.0, -43.0, 43.0, 43.0, 43.0, 43.0, 43.0, 43.0].map(|x| x * 7.0));
         assert_eq!(values[0], 8.0);
     }

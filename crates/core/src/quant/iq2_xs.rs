@@ -1,8 +1,9 @@
-//! IQ2_XS: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml `block_iq2_xs`).
+//! IQ2_XS: 256 values, one half-float scale, four-bit ones for each 16, points of a grid for each 8 (ggml
+//! `block_iq2_xs`).
 //!
-//! Byte map, 74 bytes: scale as f16 (0..2), a u16 for each 8 values (2..66), the number of a point in its low 9 bits, seven
-//! signs above; a byte for each block (66..74), the scale of its first half below that of its second. A value is `d * (scale +
-//! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
+//! Byte map, 74 bytes: scale as f16 (0..2), a u16 for each 8 values (2..66), the number of a point in its low 9 bits,
+//! seven signs above; a byte for each block (66..74), the scale of its first half below that of its second. A value is
+//! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block, grid, grids};
@@ -72,11 +73,10 @@ mod tests {
     fn golden_bytes() {
         let mut superblock = [0; BYTES];
         superblock[..2].copy_from_slice(&[0x00, 0x48]); // 8
-        superblock[2 + 2 * 22..][..2].copy_from_slice(&[0x01, 0x04]); // Point 1, code 2 and zeros, and the second value negative.
+        superblock[2 + 2 * 22..][..2].copy_from_slice(&[0x01, 0x04]); // Point 1; the second value is negative.
         superblock[66 + 5] = 0x30; // Scale 3 for the second half of block 5.
         let mut values = [9.0; SUPERBLOCK];
         IQ2_XS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[22 * 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
         assert_eq!(values[0], 8.0);
     }

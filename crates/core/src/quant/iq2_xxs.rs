@@ -1,8 +1,9 @@
-//! IQ2_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 8 (ggml `block_iq2_xxs`).
+//! IQ2_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 8 (ggml
+//! `block_iq2_xxs`).
 //!
-//! Byte map, 66 bytes: scale as f16 (0..2), then 8 bytes for each block (2..66): the numbers of its four points, and a u32
-//! with the signs of each in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d * (scale + 1/2)
-//! / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
+//! Byte map, 66 bytes: scale as f16 (0..2), then 8 bytes for each block (2..66): the numbers of its four points, and a
+//! u32 with the signs of each in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d *
+//! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
 use super::{Activation, Format, TILE, Type, block, grid, grids};
@@ -83,7 +84,6 @@ mod tests {
         superblock[6 + 8 * 5 + 3] = 0x30; // Scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ2_XXS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [43.0, -8.0, 8.0, 8.0, 8.0, 8.0, 8.0, -8.0].map(|x| x * 7.0));
         assert_eq!(values[0], 8.0);
     }

@@ -1,9 +1,10 @@
-//! IQ3_S: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml `block_iq3_s`).
+//! IQ3_S: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml
+//! `block_iq3_s`).
 //!
-//! Byte map, 110 bytes: scale `d` as f16 (0..2), for each 4 values the low 8 bits of a point's number (2..66), for each block a
-//! byte with the ninth bits of its eight points, the first lowest (66..74), for each 8 values a byte of signs (74..106), for
-//! each two blocks a byte with the scale of the first below that of the second (106..110). A value is `d * (2 * scale + 1) *
-//! coordinate`.
+//! Byte map, 110 bytes: scale `d` as f16 (0..2), for each 4 values the low 8 bits of a point's number (2..66), for each
+//! block a byte with the ninth bits of its eight points, the first lowest (66..74), for each 8 values a byte of signs
+//! (74..106), for each two blocks a byte with the scale of the first below that of the second (106..110). A value is `d
+//! * (2 * scale + 1) * coordinate`.
 
 use super::grid::{self, ONES};
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
@@ -82,7 +83,6 @@ mod tests {
         superblock[106 + 2] = 0x30; // Scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ3_S::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [7.0, -5.0, 9.0, 5.0, 1.0, 1.0, 1.0, 1.0].map(|x| x * 7.0));
         assert_eq!(values[0], 1.0);
     }

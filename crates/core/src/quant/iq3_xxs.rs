@@ -1,8 +1,9 @@
-//! IQ3_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml `block_iq3_xxs`).
+//! IQ3_XXS: 256 values, one half-float scale, four-bit ones for each 32, points of a grid for each 4 (ggml
+//! `block_iq3_xxs`).
 //!
-//! Byte map, 98 bytes: scale as f16 (0..2), for each 4 values the number of a point (2..66), for each block a u32 (66..98) with
-//! the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d * (scale +
-//! 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
+//! Byte map, 98 bytes: scale as f16 (0..2), for each 4 values the number of a point (2..66), for each block a u32
+//! (66..98) with the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A
+//! value is `d * (scale + 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
@@ -91,7 +92,6 @@ mod tests {
         superblock[66 + 4 * 5..][..4].copy_from_slice(&[0x00, 0x01, 0x00, 0x30]); // Its second value negative; scale 3.
         let mut values = [9.0; SUPERBLOCK];
         IQ3_XXS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[5 * BLOCK + 8..][..8], [62.0, -12.0, 4.0, 4.0, 4.0, 4.0, 4.0, -4.0].map(|x| x * 7.0));
         assert_eq!(values[0], 4.0);
     }

@@ -1,9 +1,10 @@
-//! IQ4_XS: 256 values, one half-float scale, six-bit ones for each 32, one of sixteen levels each (ggml `block_iq4_xs`).
+//! IQ4_XS: 256 values, one half-float scale, six-bit ones for each 32, one of sixteen levels each (ggml
+//! `block_iq4_xs`).
 //!
-//! Byte map, 136 bytes: scale `d` as f16 (0..2), a u16 with the upper two bits of the eight blocks' scales, the first lowest
-//! (2..4), 4 bytes with the other four bits of two each, the even one below (4..8), then 16 bytes for each block (8..136) of
-//! which byte `i` holds value `i` in its low half and value `i + 16` in its high half. A value is `d * (scale - 32) * level`,
-//! of IQ4_NL's levels.
+//! Byte map, 136 bytes: scale `d` as f16 (0..2), a u16 with the upper two bits of the eight blocks' scales, the first
+//! lowest (2..4), 4 bytes with the other four bits of two each, the even one below (4..8), then 16 bytes for each block
+//! (8..136) of which byte `i` holds value `i` in its low half and value `i + 16` in its high half. A value is `d *
+//! (scale - 32) * level`, of IQ4_NL's levels.
 
 use super::iq4_nl::LEVELS;
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
@@ -76,7 +77,6 @@ mod tests {
         superblock[8 + 7 * 16 + 2] = 0xf8; // Its value 2 is level 8, its value 18 level 15.
         let mut values = [9.0; SUPERBLOCK];
         IQ4_XS::dequantize(&superblock, &mut values);
-
         assert_eq!(values[7 * BLOCK..][..3], [21.0 * -127.0, 21.0 * -127.0, 21.0]);
         assert_eq!(values[7 * BLOCK + 18], 21.0 * 113.0);
         assert_eq!(values[0], 32.0 * 127.0);

@@ -1,7 +1,8 @@
-//! MXFP4: 32 values, an exponent, a four-bit float each (ggml `block_mxfp4`; OCP Microscaling Formats 1.0, E2M1 with E8M0).
+//! MXFP4: 32 values, an exponent, a four-bit float each (ggml `block_mxfp4`; OCP Microscaling Formats 1.0, E2M1 with
+//! E8M0).
 //!
-//! Byte map, 17 bytes: exponent `e` (0..1), 16 bytes (1..17) of which byte `i` holds value `i` in its low half and value
-//! `i + 16` in its high half. A value is `2^(e - 128)` times twice the four-bit float, which is an integer.
+//! Byte map, 17 bytes: exponent `e` (0..1), 16 bytes (1..17) of which byte `i` holds value `i` in its low half and
+//! value `i + 16` in its high half. A value is `2^(e - 128)` times twice the four-bit float, which is an integer.
 
 use super::block::{self, Block};
 use super::{Activation, Format, TILE, Type};

@@ -1,8 +1,8 @@
 //! Q2_K: 256 values, one half-float scale and minimum, four-bit ones for each 16, two bits each (ggml `block_q2_K`).
 //!
-//! Byte map, 84 bytes: a byte for each 16 values (0..16), scale in its low half, minimum in its high half; for each four blocks
-//! 32 bytes (16..80), of which byte `i` holds value `i` of the four, the first lowest; scale `d` as f16 (80..82), minimum `dmin`
-//! as f16 (82..84). A value is `d * scale * q - dmin * min`.
+//! Byte map, 84 bytes: a byte for each 16 values (0..16), scale in its low half, minimum in its high half; for each
+//! four blocks 32 bytes (16..80), of which byte `i` holds value `i` of the four, the first lowest; scale `d` as f16
+//! (80..82), minimum `dmin` as f16 (82..84). A value is `d * scale * q - dmin * min`.
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};

@@ -1,8 +1,9 @@
 //! Q3_K: 256 values, one half-float scale, six-bit ones for each 16, three bits each (ggml `block_q3_K`).
 //!
-//! Byte map, 110 bytes: 32 bytes (0..32) of which bit `b` of byte `i` is the third bit of value `i` of block `b`; for each four
-//! blocks 32 bytes (32..96), of which byte `i` holds the other two bits of value `i` of the four, the first lowest; sixteen
-//! six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale - 32) * (q - 4)`.
+//! Byte map, 110 bytes: 32 bytes (0..32) of which bit `b` of byte `i` is the third bit of value `i` of block `b`; for
+//! each four blocks 32 bytes (32..96), of which byte `i` holds the other two bits of value `i` of the four, the first
+//! lowest; sixteen six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale
+//! - 32) * (q - 4)`.
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
@@ -57,8 +58,8 @@ impl Superblock<BYTES> for Q3_K {
     }
 }
 
-/// The sixteen scales. The halves of the first eight bytes hold their lower four bits, those of scale `i` below those of
-/// `i + 8`; the last four bytes hold the upper two, those of `i`, `i + 4`, `i + 8` and `i + 12` in one byte.
+/// The sixteen scales. The halves of the first eight bytes hold their lower four bits, those of scale `i` below those
+/// of `i + 8`; the last four bytes hold the upper two, those of `i`, `i + 4`, `i + 8` and `i + 12` in one byte.
 #[inline(always)]
 fn unpack_scales(packed: &[u8; 12]) -> [i8; HALVES] {
     core::array::from_fn(|i| {

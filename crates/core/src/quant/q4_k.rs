@@ -1,8 +1,9 @@
 //! Q4_K: 256 values, one half-float scale and minimum, six-bit ones for each 32, four bits each (ggml `block_q4_K`).
 //!
-//! Byte map, 144 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the eight
-//! blocks (4..16, see [`scales_and_mins`]), then for each pair of blocks 32 bytes (16..144) of which byte `i` holds value `i` of
-//! the first in its low half and value `i` of the second in its high half. A value is `d * scale * q - dmin * min`.
+//! Byte map, 144 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the
+//! eight blocks (4..16, see [`scales_and_mins`]), then for each pair of blocks 32 bytes (16..144) of which byte `i`
+//! holds value `i` of the first in its low half and value `i` of the second in its high half. A value is `d * scale * q
+//! - dmin * min`.
 
 use super::block;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
@@ -69,8 +70,8 @@ impl Superblock<BYTES> for Q4_K {
 
 /// The scales and the minimums of the eight blocks, six bits each.
 ///
-/// Byte `i` of the first four holds the scale of block `i`, of the next four its minimum; their two upper bits belong to
-/// block `i + 4`, whose lower bits are the halves of byte `i` of the last four: scale, then minimum.
+/// Byte `i` of the first four holds the scale of block `i`, of the next four its minimum; their two upper bits belong
+/// to block `i + 4`, whose lower bits are the halves of byte `i` of the last four: scale, then minimum.
 #[inline(always)]
 pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS]) {
     let word = |at: usize| u32::from_le_bytes(*bytes_at(packed, at));

@@ -1,9 +1,9 @@
 //! Q5_K: 256 values, one half-float scale and minimum, six-bit ones for each 32, five bits each (ggml `block_q5_K`).
 //!
-//! Byte map, 176 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the eight
-//! blocks as in Q4_K (4..16), 32 bytes (16..48) of which bit `b` of byte `i` is the fifth bit of value `i` of block `b`, then
-//! for each pair of blocks 32 bytes (48..176) of which byte `i` holds the other bits of value `i` of the first in its low
-//! half, of the second in its high half. A value is `d * scale * q - dmin * min`.
+//! Byte map, 176 bytes: scale `d` as f16 (0..2), minimum `dmin` as f16 (2..4), the six-bit scales and minimums of the
+//! eight blocks as in Q4_K (4..16), 32 bytes (16..48) of which bit `b` of byte `i` is the fifth bit of value `i` of
+//! block `b`, then for each pair of blocks 32 bytes (48..176) of which byte `i` holds the other bits of value `i` of
+//! the first in its low half, of the second in its high half. A value is `d * scale * q - dmin * min`.
 
 use super::block;
 use super::q4_k::scales_and_mins;

@@ -1,9 +1,9 @@
 //! Q6_K: 256 values, one half-float scale, eight-bit ones for each 16, six bits each (ggml `block_q6_K`).
 //!
-//! Byte map, 210 bytes: for each four blocks 64 bytes (0..128), of which byte `i` holds the low four bits of value `i % 32` of
-//! the first or second block in its low half, of the third or fourth in its high half; for each four blocks 32 bytes
-//! (128..192), of which byte `i` holds the two upper bits of value `i` of the four, the first lowest; a signed byte for each 16
-//! values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
+//! Byte map, 210 bytes: for each four blocks 64 bytes (0..128), of which byte `i` holds the low four bits of value `i %
+//! 32` of the first or second block in its low half, of the third or fourth in its high half; for each four blocks 32
+//! bytes (128..192), of which byte `i` holds the two upper bits of value `i` of the four, the first lowest; a signed
+//! byte for each 16 values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};

@@ -1,8 +1,9 @@
-//! What the formats of 256-value superblocks share: eight blocks of 32 integers, whose own scales are small integers too.
+//! What the formats of 256-value superblocks share: eight blocks of 32 integers, whose own scales are small integers
+//! too.
 //!
 //! A weight is `(d * scale) * weight`, and in formats with minimums `(d * scale) * weight - dmin * min`, where `d` and
-//! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight` an
-//! integer of its own.
+//! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
+//! an integer of its own.
 
 use super::{Activation, TILE};
 use crate::half::f16_to_f32;
@@ -80,9 +81,9 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
 
 /// The dot products of [`TILE`] rows with `T` activations.
 ///
-/// Definition, for each pair, blocks in order: the exact integer sum of `scale * weight * q`, as a float, times (`d` times
-/// activation scale) is added; then, for a format with minimums, the exact integer sum of `-min * q`, as a float, times
-/// (`dmin` times activation scale).
+/// Definition, for each pair, blocks in order: the exact integer sum of `scale * weight * q`, as a float, times (`d`
+/// times activation scale) is added; then, for a format with minimums, the exact integer sum of `-min * q`, as a float,
+/// times (`dmin` times activation scale).
 ///
 /// Both sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! TQ1_0: 256 values, one half-float scale, -1, 0 or 1, five to a byte (ggml `block_tq1_0`).
 //!
-//! Byte map, 54 bytes: 32 bytes (0..32) with digits of the blocks 0 to 4, 16 bytes (32..48) with digits of both halves of the
-//! blocks 5 and 6 and of the first of block 7, 4 bytes (48..52) with four digits each for the rest, scale `d` as f16 (52..54).
-//! A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the whole part of 3 times the
-//! fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
+//! Byte map, 54 bytes: 32 bytes (0..32) with digits of the blocks 0 to 4, 16 bytes (32..48) with digits of both halves
+//! of the blocks 5 and 6 and of the first of block 7, 4 bytes (48..52) with four digits each for the rest, scale `d` as
+//! f16 (52..54). A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the
+//! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block};
@@ -51,22 +51,31 @@ impl Superblock<BYTES> for TQ1_0 {
 
     #[inline(always)]
     fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let sixteens: &[u8; BLOCK / 2] = bytes_at(superblock, 32);
-        let fours: &[u8; 4] = bytes_at(superblock, 48);
-        let digits: [u8; BLOCK] = match block {
-            0..5 => bytes_at::<BLOCK>(superblock, 0).map(|byte| digit(byte, block)),
-            5 | 6 => core::array::from_fn(|i| digit(sixteens[i % 16], 2 * (block - 5) + i / 16)),
-            _ => core::array::from_fn(|i| if i < 16 { digit(sixteens[i], 4) } else { digit(fours[i % 4], i / 4 - 4) }),
-        };
-        s.less(s.bytes(&digits), 1)
+        let mut all = [0; BLOCK];
+        let (first, second) = all.split_at_mut(BLOCK / 2);
+        let sixteen: &[u8; BLOCK / 2] = bytes_at(superblock, 32);
+        match block {
+            0..5 => all = digits(bytes_at(superblock, 0), block),
+            5 | 6 => {
+                first.copy_from_slice(&digits(sixteen, 2 * (block - 5)));
+                second.copy_from_slice(&digits(sixteen, 2 * (block - 5) + 1));
+            }
+            _ => {
+                first.copy_from_slice(&digits(sixteen, 4));
+                for (n, four) in second.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    *four = digits(bytes_at(superblock, 48), n);
+                }
+            }
+        }
+        s.less(s.bytes(&all), 1)
     }
 }
 
-/// Digit `n` of `byte` as a fraction of 256 in base 3.
+/// Digit `n` of every byte.
 #[inline(always)]
-fn digit(byte: u8, n: usize) -> u8 {
+fn digits<const M: usize>(bytes: &[u8; M], n: usize) -> [u8; M] {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
-    (u16::from(byte.wrapping_mul(POWERS[n])) * 3 >> 8) as u8
+    bytes.map(|byte| ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as u8)
 }
 
 #[cfg(test)]
@@ -84,7 +93,6 @@ mod tests {
         superblock[48 + 1] = 190;
         let mut values = [9.0; SUPERBLOCK];
         TQ1_0::dequantize(&superblock, &mut values);
-
         assert_eq!([0, 1, 2, 3, 4].map(|block| values[block * BLOCK + 3]), [2.0, -2.0, 2.0, -2.0, -2.0]);
         assert_eq!([0, 1, 2, 3, 4].map(|half| values[5 * BLOCK + half * 16 + 15]), [2.0, -2.0, 2.0, -2.0, -2.0]);
         assert_eq!([0, 1, 2, 3].map(|n| values[240 + 4 * n + 1]), [2.0, -2.0, 2.0, -2.0]);

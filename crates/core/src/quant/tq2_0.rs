@@ -1,7 +1,7 @@
 //! TQ2_0: 256 values, one half-float scale, -1, 0 or 1 in two bits each (ggml `block_tq2_0`).
 //!
-//! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first lowest;
-//! scale `d` as f16 (64..66). A value is `d * (q - 1)`.
+//! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first
+//! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
 use super::{Activation, Format, TILE, Type, block};
@@ -67,7 +67,6 @@ mod tests {
         superblock[32 + 7] = 0x24; // Value 7 of blocks 4 to 7: 0, 1, 2, 0.
         let mut values = [9.0; SUPERBLOCK];
         TQ2_0::dequantize(&superblock, &mut values);
-
         assert_eq!([4, 5, 6, 7].map(|block| values[block * BLOCK + 7]), [-2.0, 0.0, 2.0, -2.0]);
         assert_eq!(values[7], -2.0);
     }
