@@ -93,8 +93,9 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn smidgen_start() -> ! {
     system::set_float_precision();
+    let (model, arena, scratch) = (&raw mut MODEL, &raw mut ARENA, &raw mut SCRATCH);
     // SAFETY: the kernel enters here once, on the only thread, so each of the three is borrowed once.
-    let (model, arena, scratch) = unsafe { (&mut *(&raw mut MODEL), &mut *(&raw mut ARENA), &mut *(&raw mut SCRATCH)) };
+    let (model, arena, scratch) = unsafe { (&mut *model, &mut *arena, &mut *scratch) };
     match run(model, arena, scratch) {
         Ok(()) => exit(0),
         Err(error) => {
