@@ -89,4 +89,5 @@ def main():
     print(json.dumps(record, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()

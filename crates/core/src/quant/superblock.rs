@@ -103,18 +103,17 @@ pub(super) fn tile<F: Superblock<N>, S: Simd, const N: usize, const T: usize>(
         let superblocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][index]);
         let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
         let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
-        let scales = superblocks.map(F::scales);
+        let scales = superblocks.map(|superblock| s.scales(&F::scales(superblock)));
         let mins = superblocks.map(F::mins);
         for block in 0..BLOCKS {
             let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
-            let scales = scales.each_ref().map(|scales| [scales[2 * block], scales[2 * block + 1]].map(i16::from));
             let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
             for t in 0..T {
                 let q = &q[t][index][block];
                 let a = s.bytes(&q.map(|q| q as u8));
                 let products = core::array::from_fn(|r| match F::UNSIGNED {
-                    true => s.dot_u7_scaled(weights[r], a, scales[r]),
-                    false => s.dot_i8_scaled(weights[r], a, scales[r]),
+                    true => s.dot_u7_scaled(weights[r], a, scales[r], block),
+                    false => s.dot_i8_scaled(weights[r], a, scales[r], block),
                 });
                 let scale = s.rows_splat(activation_scales[t][index][block]);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));

@@ -28,6 +28,8 @@ pub trait Simd: Copy {
     type F: Copy;
     /// [`BLOCK`] bytes.
     type B: Copy;
+    /// Sixteen integer scales.
+    type W: Copy;
     /// Partial integer sums of one block product.
     type P: Copy;
     /// [`TILE`] floats, one for each row of a tile.
@@ -74,11 +76,13 @@ pub trait Simd: Copy {
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
     /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.
     fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P;
-    /// The sums of `w * a`, both signed, those of the first sixteen times `scales[0]`, the others times `scales[1]`; `a`
-    /// never holds -128, and a scale is -128 to 127.
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P;
+    /// The scales of the halves of eight blocks.
+    fn scales(self, x: &[i8; 16]) -> Self::W;
+    /// The sums of `w * a`, both signed, those of the first sixteen times scale `2 * block`, of the others times scale
+    /// `2 * block + 1`; `a` never holds -128.
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P;
     /// As [`Simd::dot_i8_scaled`], where `w` holds 0 to 127.
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P;
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P;
     /// Each row's partial sums added up, less `bias`, as floats (exact: below 2^24).
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R;
     /// Eight half floats, given as their bits, widened exactly.

@@ -25,6 +25,7 @@ macro_rules! each {
 impl Simd for Neon {
     type F = [float32x4_t; 4];
     type B = [int8x16_t; 2];
+    type W = [i8; 16];
     type P = int32x4_t;
     type R = [float32x4_t; 2];
 
@@ -151,19 +152,24 @@ impl Simd for Neon {
         self.dot_i8(w, a)
     }
     #[inline(always)]
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+    fn scales(self, x: &[i8; 16]) -> Self::W {
+        *x
+    }
+    #[inline(always)]
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
         // SAFETY: the token proves the instructions.
         unsafe {
             let first = vpaddlq_s16(vmull_s8(vget_low_s8(w[0]), vget_low_s8(a[0])));
             let first = vpadalq_s16(first, vmull_s8(vget_high_s8(w[0]), vget_high_s8(a[0])));
             let second = vpaddlq_s16(vmull_s8(vget_low_s8(w[1]), vget_low_s8(a[1])));
             let second = vpadalq_s16(second, vmull_s8(vget_high_s8(w[1]), vget_high_s8(a[1])));
-            vmlaq_n_s32(vmulq_n_s32(first, i32::from(scales[0])), second, i32::from(scales[1]))
+            let first = vmulq_n_s32(first, i32::from(scales[2 * block]));
+            vmlaq_n_s32(first, second, i32::from(scales[2 * block + 1]))
         }
     }
     #[inline(always)]
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
-        self.dot_i8_scaled(w, a, scales)
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
+        self.dot_i8_scaled(w, a, scales, block)
     }
     #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {

@@ -16,6 +16,7 @@ fn each<T, const N: usize>(f: impl FnMut(usize) -> T) -> [T; N] {
 impl Simd for Scalar {
     type F = [f32; LANES];
     type B = [u8; BLOCK];
+    type W = [i8; 16];
     type P = i32;
     type R = [f32; TILE];
 
@@ -104,14 +105,18 @@ impl Simd for Scalar {
         self.dot_i8(w, a)
     }
     #[inline(always)]
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
-        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
-        let sums: [i32; 2] = each(|half| (half * BLOCK / 2..(half + 1) * BLOCK / 2).map(product).sum());
-        i32::from(scales[0]) * sums[0] + i32::from(scales[1]) * sums[1]
+    fn scales(self, x: &[i8; 16]) -> Self::W {
+        *x
     }
     #[inline(always)]
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
-        self.dot_i8_scaled(w, a, scales)
+    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
+        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
+        let sums: [i32; 2] = each(|half| (half * BLOCK / 2..(half + 1) * BLOCK / 2).map(product).sum());
+        i32::from(scales[2 * block]) * sums[0] + i32::from(scales[2 * block + 1]) * sums[1]
+    }
+    #[inline(always)]
+    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
+        self.dot_i8_scaled(w, a, scales, block)
     }
     #[inline(always)]
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::half::f32_to_f16;
-use crate::quant::{Activation, Format, Type, n_blocks, quantize_activation, with_format};
+use crate::ops::matmul::{Activations, Crew, Matrix, matmul};
+use crate::ops::norm::Vector;
+use crate::quant::{Type, n_blocks};
+use crate::workers::Single;
 
 /// xorshift64*: numbers that look random and are the same on every run.
 struct Numbers(u64);
@@ -25,44 +28,21 @@ impl Numbers {
 const WIDTHS: &[usize] =
     if cfg!(miri) { &[19, 32] } else { &[1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 288, 512, 768] };
 
-/// Tiles of random bytes (with finite scales) times random activations, on `isa`.
-struct Products<'a, F> {
-    rows: [&'a [u8]; TILE],
-    activations: [Activation<'a>; 4],
-    format: core::marker::PhantomData<F>,
-}
-
-impl<F: Format> Kernel for Products<'_, F> {
-    type Output = ([[f32; TILE]; 4], [[f32; TILE]; 1]);
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Self::Output {
-        let (mut four, mut one) = ([[0.0; TILE]; 4], [[0.0; TILE]; 1]);
-        F::tile(s, &self.rows, &self.activations, &mut four);
-        F::tile(s, &self.rows, &[self.activations[2]], &mut one);
-        (four, one)
-    }
-}
-
-fn products_of<F: Format>(isa: Isa, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> {
-    let columns = x[0].len();
-    let n = n_blocks(columns);
-    let mut q = vec![[0i8; BLOCK]; 4 * n];
-    let (mut scale, mut sum) = (vec![0.0; 4 * n], vec![0; 4 * n]);
-    for (t, x) in x.iter().enumerate() {
-        let blocks = t * n..(t + 1) * n;
-        quantize_activation(x, &mut q[blocks.clone()], &mut scale[blocks.clone()], &mut sum[blocks]);
-    }
-    let activations = core::array::from_fn(|t| Activation {
-        x: &x[t],
-        q: &q[t * n..(t + 1) * n],
-        scale: &scale[t * n..(t + 1) * n],
-        sum: &sum[t * n..(t + 1) * n],
-    });
-    let rows = core::array::from_fn(|r| rows[r].as_slice());
-    let (four, one) = isa.run(Products::<F> { rows, activations, format: core::marker::PhantomData });
-    assert_eq!(four[2].map(f32::to_bits), one[0].map(f32::to_bits), "alone or in a batch");
-    four.iter().flatten().map(|x| x.to_bits()).collect()
+/// The bits of the products of [`TILE`] rows with each of `x`, (4, TILE).
+fn products(isa: Isa, kind: Type, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> {
+    let (columns, data) = (x[0].len(), rows.concat());
+    let matrix = Matrix::new(&data, kind, TILE, columns).unwrap();
+    // Four tokens are taken at once, and a fifth, which is the third again, alone.
+    let x = [x.concat(), x[2].clone()].concat();
+    let n = 5 * n_blocks(columns);
+    let (mut q, mut scale, mut sum) = (vec![[0i8; BLOCK]; n], vec![0.0; n], vec![0; n]);
+    let mut activations = Activations { q: &mut q, scale: &mut scale, sum: &mut sum };
+    activations.quantize(isa, &x, columns, &[&matrix]);
+    let mut out = [0.0; 5 * TILE];
+    matmul(Crew { isa, workers: &Single }, &matrix, Vector::EMPTY, &x, &activations, &mut out);
+    let bits = out.map(f32::to_bits);
+    assert_eq!(bits[2 * TILE..3 * TILE], bits[4 * TILE..], "alone or in a batch");
+    bits[..4 * TILE].to_vec()
 }
 
 /// Where a block of `kind` holds half floats.
@@ -112,10 +92,9 @@ fn every_instruction_set_gives_the_bits_of_the_definition() {
             }
             let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(*kind, columns, &mut numbers)).collect();
             let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
-            let on = |isa| with_format!(*kind, F => products_of::<F>(isa, &rows, &x), _ => unreachable!());
-            let want = on(Isa::SCALAR);
+            let want = products(Isa::SCALAR, *kind, &rows, &x);
             for isa in Isa::available() {
-                assert!(on(isa) == want, "{} x {columns} on {}", kind.name(), isa.name());
+                assert!(products(isa, *kind, &rows, &x) == want, "{} x {columns} on {}", kind.name(), isa.name());
             }
         }
     }
@@ -133,7 +112,7 @@ fn products_are_near_those_of_the_dequantized_row() {
         };
         let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(*kind, columns, &mut numbers)).collect();
         let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
-        let got = with_format!(*kind, F => products_of::<F>(Isa::detect(), &rows, &x), _ => unreachable!());
+        let got = products(Isa::detect(), *kind, &rows, &x);
         for (t, x) in x.iter().enumerate() {
             for (r, row) in rows.iter().enumerate() {
                 let mut weights = vec![0.0; columns];

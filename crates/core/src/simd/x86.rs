@@ -61,6 +61,7 @@ pub(super) struct Avx512(());
 macro_rules! tile_operations {
     () => {
         type B = __m256i;
+        type W = __m256i;
         type P = __m256i;
         type R = __m256;
 
@@ -117,19 +118,29 @@ macro_rules! tile_operations {
             // SAFETY: 16 bytes may be read; the token proves the instructions.
             unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), x) }
         }
+        /// As 16-bit integers, those of the first halves in the lower 128 bits, of the second halves in the upper.
+        #[inline(always)]
+        fn scales(self, x: &[i8; 16]) -> Self::W {
+            // SAFETY: 16 bytes may be read; the token proves the instructions.
+            unsafe {
+                let halves = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+                _mm256_cvtepi8_epi16(_mm_shuffle_epi8(_mm_loadu_si128(x.as_ptr().cast()), halves))
+            }
+        }
         /// As in AVX2's `dot_i8`: |w| times a with w's sign.
         #[inline(always)]
-        fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
             // SAFETY: the token proves the instructions.
-            unsafe { self.dot_u7_scaled(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w), scales) }
+            unsafe { self.dot_u7_scaled(_mm256_sign_epi8(w, w), _mm256_sign_epi8(a, w), scales, block) }
         }
         /// The step that adds pairs of 16-bit sums, which stay below 2^15, multiplies them too.
         #[inline(always)]
-        fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: [i16; 2]) -> Self::P {
+        fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
             // SAFETY: the token proves the instructions.
             unsafe {
-                let scales = _mm256_set_m128i(_mm_set1_epi16(scales[1]), _mm_set1_epi16(scales[0]));
-                _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), scales)
+                // The two bytes of number `block` in each half, everywhere.
+                let here = _mm256_set1_epi16(0x0100 + 0x0202 * block as i16);
+                _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_shuffle_epi8(scales, here))
             }
         }
         /// Three levels of pairwise adds leave one sum for each row.
