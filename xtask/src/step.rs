@@ -72,6 +72,9 @@ impl Report {
 
 /// Prints one line, in order with what the steps' programs print.
 pub(crate) fn say(line: &str) {
+    if cfg!(test) {
+        return; // What a test makes fail on purpose would read as a failure of the test.
+    }
     let mut stdout = std::io::stdout().lock();
     // When nobody listens any more there is nobody to tell.
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
