@@ -78,7 +78,8 @@ def load_hf(path):
 
     names = ["input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
     names += ["post_attention_layernorm", "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj"]
-    shapes = [(dim,), (dim, dim), (kv_dim, dim), (kv_dim, dim), (dim, dim), (dim,), (hidden, dim), (dim, hidden), (hidden, dim)]
+    shapes = [(dim,), (dim, dim), (kv_dim, dim), (kv_dim, dim), (dim, dim)]
+    shapes += [(dim,), (hidden, dim), (dim, hidden), (hidden, dim)]
     state = {"model.embed_tokens.weight": take(abs(vocab), dim)}
     for name, shape in zip(names, shapes):
         for layer, weight in enumerate(take(n_layers, *shape)):

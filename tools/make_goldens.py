@@ -33,7 +33,9 @@ TEXT = (
     "morning came, and the naïve owl of the wood laughed and counted with her until there was not one star left."
 )
 
-LLAMA = {"hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 2, "num_attention_heads": 4, "rms_norm_eps": 1e-5}
+LLAMA = {
+    "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 2, "num_attention_heads": 4, "rms_norm_eps": 1e-5,
+}  # fmt: skip
 SHAPE = {"vocab_size": N_VOCAB, "max_position_embeddings": 96, "bos_token_id": 0, "eos_token_id": 0}
 
 
@@ -46,7 +48,8 @@ CASES = {
     "llama-untied-odd": (
         transformers.LlamaConfig,
         {
-            **LLAMA, "hidden_size": 30, "intermediate_size": 46, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 6, "tie_word_embeddings": False,
+            **LLAMA, "hidden_size": 30, "intermediate_size": 46, "num_attention_heads": 5,
+            "num_key_value_heads": 5, "head_dim": 6, "tie_word_embeddings": False,
             "rope_parameters": rope(theta=500000.0),
         }, 12, "float32", None,
     ),
@@ -128,7 +131,8 @@ CASES = {
     "gpt2-untied-odd": (
         transformers.GPT2Config,
         {
-            "n_embd": 27, "n_layer": 2, "n_head": 3, "n_inner": 42, "max_position_embeddings": 64, "tie_word_embeddings": False,
+            "n_embd": 27, "n_layer": 2, "n_head": 3, "n_inner": 42, "max_position_embeddings": 64,
+            "tie_word_embeddings": False,
         }, 14, "float32", None,
     ),
     "gpt-neo-window": (
@@ -231,7 +235,11 @@ def make_case(root, name):
 
 # What `run -t 0 -n 256` of llama2.c is asked; bytes that are no character of tok512 make it fall back to bytes.
 STORIES = {
-    "stories260K": ("stories260K.bin", "tok512.bin", ["Once upon a time", "", "Zoo", "Lily and Tom went to the park.", "Zoë saw 12 ☂"]),
+    "stories260K": (
+        "stories260K.bin",
+        "tok512.bin",
+        ["Once upon a time", "", "Zoo", "Lily and Tom went to the park.", "Zoë saw 12 ☂"],
+    ),
     "babyllama": ("babyllama.bin", "babyllama.tok.bin", ["Once upon a time", "", "The dog said"]),
 }
 

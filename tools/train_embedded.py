@@ -5,12 +5,14 @@ lets stories260K, which has seen all of TinyStories, continue openings of those 
 real stories, the continuations and a little of the public-domain stories, and ends on the real ones.
 
     export SMIDGEN_DATA=...            # the shared data directory
-    python tools/train_embedded.py teach taught.txt                  # about 10 minutes
-    python tools/train_embedded.py train taught.txt embedded-hf --minutes 60
-    python tools/train_embedded.py judge embedded-hf                 # bits per character, samples
-    smidgen convert embedded-hf models/tales.gguf --outtype q8_0
+    export OMP_NUM_THREADS=1
+    python tools/train_embedded.py teach taught.txt           # 4,916 stories; 7 minutes of one core
+    python tools/train_embedded.py train taught.txt tales     # 2,000 steps of 4,096 tokens; 22 minutes
+    python tools/train_embedded.py settle taught.txt tales    # 240 steps; 3 minutes
+    python tools/train_embedded.py judge tales                # bits per character, samples
+    smidgen convert tales models/tales.gguf --outtype q8_0
 
-`train` is a fixed number of steps on fixed seeds; `--steps` gives the number that `models/README.md` records.
+Seeds and numbers of steps are fixed. `models/README.md` has the numbers that came of it.
 """
 
 import argparse
@@ -31,9 +33,13 @@ DATA = Path(os.environ.get("SMIDGEN_DATA", "../shared/data"))
 
 
 def stories(name):
+    """The stories of a file of the shared data."""
+    return stories_of(DATA / "text" / name)
+
+
+def stories_of(path):
     """The stories of a text file: trimmed, one newline between paragraphs."""
-    text = (DATA / "text" / name).read_text()
-    parts = text.split(END) if END in text else [text]
+    parts = path.read_text().split(END)
     return ["\n".join(line.strip() for line in part.splitlines() if line.strip()) for part in parts if part.strip()]
 
 
@@ -82,41 +88,28 @@ def windows(ids, dice, n, length):
     return np.stack([ids[start : start + length] for start in starts])
 
 
-def train(taught, out, minutes, stable_steps, batch=8, length=512, peak=3e-3):
-    """Warm-up, a constant rate for three quarters of the time (or `stable_steps`), then linear decay to nothing."""
-    torch.manual_seed(2)
-    dice = np.random.default_rng(2)
-    real, told = stories("tinystories.txt"), [s.strip() for s in Path(taught).read_text().split(END) if s.strip()]
-    old = stories("pd-children-stories.txt")[0].split("\n")
-    tokenizer = train_tokenizer(real + told[:1000] + old[:4000])
-    tokenizer.save_pretrained(out)
-    streams = []
+def load_streams(taught, tokenizer, dice):
+    """The tokens of the real stories, the taught ones and the public-domain ones, each story behind BOS."""
+    real, told = stories("tinystories.txt"), stories_of(Path(taught))
+    old, streams = stories("pd-children-stories.txt")[0].split("\n"), []
     for texts in (real, told, ["\n".join(old[at : at + 12]) for at in range(0, len(old), 12)]):
         dice.shuffle(texts)
-        rows = tokenizer(texts).input_ids
-        streams.append(np.concatenate([np.asarray(row, np.int64) for row in rows]))
+        streams.append(np.concatenate([np.asarray(row, np.int64) for row in tokenizer(texts).input_ids]))
     print("tokens: real %d, taught %d, public domain %d" % tuple(map(len, streams)), flush=True)
-    config = LlamaConfig(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=2048, max_position_embeddings=length, rms_norm_eps=1e-5, tie_word_embeddings=True,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    return streams
+
+
+def learn(model, streams, shares, n_steps, rate, dice, batch=8, length=512):
+    """`n_steps` of AdamW at the learning rate `rate(step)`, on windows drawn from `streams` in these `shares`."""
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95))
-    start, step, total, mean = time.time(), 0, None, 0.0
-    while total is None or step < total:
-        if total is None and (step >= stable_steps if stable_steps else time.time() - start > 45 * minutes):
-            stable_steps, total = step, step + max(step // 3, 1)
-            print(f"decay begins after --stable-steps {step}; {total} steps in all", flush=True)
-        decay = 1.0 if total is None else (total - step) / (total - stable_steps)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    start, mean = time.time(), 0.0
+    for step in range(n_steps):
         for group in optimizer.param_groups:
-            group["lr"] = peak * min(1.0, (step + 1) / 100) * decay
-        # The real stories weigh more at the end, where a model learns what it will sound like.
-        shares = (0.30, 0.62, 0.08) if total is None else (0.60, 0.38, 0.02)
+            group["lr"] = rate(step)
         sources = dice.choice(3, batch, p=shares)
         ids = torch.from_numpy(np.concatenate([windows(streams[source], dice, 1, length) for source in sources]))
         loss = model(ids, labels=ids).loss
@@ -124,14 +117,36 @@ def train(taught, out, minutes, stable_steps, batch=8, length=512, peak=3e-3):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        step, mean = step + 1, mean + (loss.item() - mean) * 0.02
-        if step % 100 == 0:
-            print(f"step {step}: loss {mean:.3f} nats/token, {time.time() - start:.0f} s", flush=True)
-        if step % 500 == 0:
-            model.save_pretrained(out)
-            print(f"step {step}: {bits_per_character(model, tokenizer):.3f} bits/char on tinystories-valid", flush=True)
+        mean += (loss.item() - mean) / min(step + 1, 50)
+        if (step + 1) % 20 == 0:
+            print(f"step {step + 1}: loss {mean:.3f} nats/token, {time.time() - start:.0f} s", flush=True)
+
+
+def train(taught, out, n_steps, peak=3e-3):
+    """A new tokenizer and a new model; warm-up, then a constant rate."""
+    torch.manual_seed(2)
+    old = stories("pd-children-stories.txt")[0].split("\n")
+    tokenizer = train_tokenizer(stories("tinystories.txt") + stories_of(Path(taught))[:1000] + old[:4000])
+    tokenizer.save_pretrained(out)
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=2048, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    dice = np.random.default_rng(2)
+    rate = lambda step: peak * min(1.0, (step + 1) / 100)
+    learn(model, load_streams(taught, tokenizer, dice), (0.30, 0.62, 0.08), n_steps, rate, dice)
     model.save_pretrained(out)
-    print(f"{step} steps of {batch * length} tokens in {time.time() - start:.0f} s", flush=True)
+
+
+def settle(taught, out, n_steps, peak=2e-3):
+    """Goes on with the model in `out`: the rate falls to nothing, on the real stories for the most part."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), load_tokenizer(out)
+    rate = lambda step: peak * min((step + 1) / 20, (n_steps - step) / n_steps)
+    streams = load_streams(taught, tokenizer, np.random.default_rng(2))
+    learn(model, streams, (0.60, 0.38, 0.02), n_steps, rate, np.random.default_rng(4))
+    model.save_pretrained(out)
 
 
 @torch.no_grad()
@@ -152,7 +167,7 @@ def judge(directory):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(directory).eval(), load_tokenizer(directory)
     print(f"{sum(p.numel() for p in model.parameters())} weights")
     print(f"{bits_per_character(model, tokenizer, 10**9):.4f} bits/char on tinystories-valid")
-    for prompt in ("Once upon a time", "One day, a girl named Lily", "The little dog", "Tom and his mother went to the"):
+    for prompt in ("Once upon a time", "One day, a girl named Lily", "The little dog", "Tom and his mother went"):
         for temperature in (0.0, 0.7):
             ids = torch.tensor([tokenizer(prompt).input_ids])
             how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
@@ -171,18 +186,20 @@ def main():
     command = commands.add_parser("teach")
     command.add_argument("out")
     command.add_argument("--batches", type=int, default=24)
-    command = commands.add_parser("train")
-    command.add_argument("taught")
-    command.add_argument("out")
-    command.add_argument("--minutes", type=float, default=60.0)
-    command.add_argument("--stable-steps", type=int, help="instead of the clock: steps before the decay")
+    for name, n_steps in (("train", 2000), ("settle", 240)):
+        command = commands.add_parser(name)
+        command.add_argument("taught")
+        command.add_argument("directory")
+        command.add_argument("--steps", type=int, default=n_steps)
     commands.add_parser("judge").add_argument("directory")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "teach":
         teach(arguments.out, arguments.batches)
     elif arguments.command == "train":
-        train(arguments.taught, arguments.out, arguments.minutes, arguments.stable_steps)
+        train(arguments.taught, arguments.directory, arguments.steps)
+    elif arguments.command == "settle":
+        settle(arguments.taught, arguments.directory, arguments.steps)
     else:
         judge(arguments.directory)
 

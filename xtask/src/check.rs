@@ -3,10 +3,21 @@
 use crate::install;
 use crate::step::{self, ONE, Report, Stop, cargo, run};
 
+/// The manifests of the workspaces beside this one.
+const APART: &[&str] = &["fuzz/Cargo.toml", "ports/user/Cargo.toml"];
+
 /// Formatting, clippy, documentation, dependencies and the house rules.
 pub(crate) fn all(report: &mut Report) {
-    report.step("fmt", |_| run(&mut cargo(&["fmt", "--all", "--check"])));
+    report.step("fmt", |_| {
+        for manifest in APART {
+            run(&mut cargo(&["fmt", "--check", "--manifest-path", manifest]))?;
+        }
+        run(&mut cargo(&["fmt", "--all", "--check"]))
+    });
     report.step("clippy", |_| {
+        for manifest in APART {
+            run(&mut cargo(&["clippy", "--locked", "--quiet", "--manifest-path", manifest, "--", "-D", "warnings"]))?;
+        }
         run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
     });
     report.step("doc", |_| {

@@ -1,12 +1,14 @@
 //! Everything that must pass, in the order that fails soonest.
 
-use crate::step::{Report, Stop, cargo, output, program, run_tests};
+use crate::step::{ONE, Report, Stop, cargo, output, program, run_tests, works};
 use crate::{check, fuzz, install, ports, tidy};
 
 /// Seconds for each fuzz target inside the tests; `cargo xtask fuzz 600` is the long run.
 const FUZZ_SECONDS: u32 = 20;
-/// Tests of core that Miri runs: the modules with `unsafe`, on the widest instructions that Miri knows.
-const MIRI: &[&str] = &["arena::", "workers::", "simd::"];
+/// What Miri runs: for each crate the tests of its modules with `unsafe` that need no system call.
+const MIRI: &[(&str, &[&str])] =
+    &[("smidgen-core", &["arena::", "workers::", "simd::"]), ("smidgen-host", &["threads::"])];
+/// The widest vector instructions that Miri knows.
 const MIRI_CPU: &str = "-Ctarget-feature=+avx2,+f16c";
 
 /// Installs what is missing, then checks, tests, interprets, fuzzes and emulates.
@@ -16,6 +18,7 @@ pub(crate) fn all(report: &mut Report) {
     }
     install::all(report);
     check::all(report);
+    report.step("the static build", |_| static_build());
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
         let mut command = cargo(&tests);
@@ -24,18 +27,27 @@ pub(crate) fn all(report: &mut Report) {
         }
         run_tests(&mut command, skipped)
     });
-    report.step("miri", |skipped| {
-        if !works_in_miri() {
-            return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
-        }
-        let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "-p", "smidgen-core", "--lib", "--"];
-        run_tests(cargo(&[&tests, MIRI].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)
+    for (package, modules) in MIRI {
+        report.step(&format!("miri: {package}"), |skipped| {
+            if !works(&mut cargo(&["+nightly", "miri", "--version"])) {
+                return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
+            }
+            let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "--lib", "-p", package, "--"];
+            match run_tests(cargo(&[&tests, *modules].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)? {
+                counts if counts.passed < modules.len() => Err(Stop::Failed("a module has no tests any more".into())),
+                counts => Ok(counts),
+            }
+        });
+    }
+    report.step("cargo test with constraints", |skipped| {
+        let tests = ["test", "--locked", "--quiet", "-p", "smidgen", "--features", "constrain", "--test", "command"];
+        run_tests(&mut cargo(&[&tests[..], &["constraint", "--", "--show-output"]].concat()), skipped)
     });
     report.step("the first command of the README", |_| {
         let text = output(&mut program("sh", &["-c", tidy::documents::RUN]))?;
         let prompt = "Once upon a time";
         match text.strip_prefix(prompt).is_some_and(|rest| rest.split_whitespace().count() >= 8) {
-            true => Ok(crate::step::ONE),
+            true => Ok(ONE),
             false => Err(Stop::Failed(format!("its text does not go on after the prompt: {text:?}"))),
         }
     });
@@ -43,6 +55,15 @@ pub(crate) fn all(report: &mut Report) {
     fuzz::all(report, FUZZ_SECONDS, None);
 }
 
-fn works_in_miri() -> bool {
-    crate::step::works(&mut cargo(&["+nightly", "miri", "--version"]))
+/// The build whose peak memory `crates/cli/tests/memory.rs` measures.
+fn static_build() -> Result<crate::step::Counts, Stop> {
+    const TARGET: &str = "x86_64-unknown-linux-musl";
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        return Err(Stop::Skipped("it is for x86-64 Linux".into()));
+    }
+    if !works(&mut program("rustup", &["target", "add", TARGET])) {
+        return Err(Stop::Skipped(format!("rustup cannot add {TARGET}")));
+    }
+    output(&mut cargo(&["build", "--locked", "--quiet", "--release", "--target", TARGET, "-p", "smidgen"]))?;
+    Ok(ONE)
 }

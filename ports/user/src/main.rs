@@ -16,6 +16,7 @@ use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
+use smidgen_core::quant::Type;
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::Single;
 use system::{Stdout, exit, read_all};
@@ -47,7 +48,7 @@ enum Error {
     Layers(usize),
     Plan(smidgen_core::plan::Error),
     Engine(smidgen_core::engine::Error),
-    Format,
+    Format(Type),
     Output,
 }
 
@@ -60,7 +61,7 @@ impl fmt::Display for Error {
             Error::Layers(n) => write!(f, "{n} layers; this program has room for {N_LAYERS}"),
             Error::Plan(error) => error.fmt(f),
             Error::Engine(error) => error.fmt(f),
-            Error::Format => write!(f, "a weight format does not do what it promises"),
+            Error::Format(kind) => write!(f, "{} does not do here what it promises", kind.name()),
             Error::Output => write!(f, "standard output is closed"),
         }
     }
@@ -92,8 +93,9 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn smidgen_start() -> ! {
     system::set_float_precision();
+    let (model, arena, scratch) = (&raw mut MODEL, &raw mut ARENA, &raw mut SCRATCH);
     // SAFETY: the kernel enters here once, on the only thread, so each of the three is borrowed once.
-    let (model, arena, scratch) = unsafe { (&mut *(&raw mut MODEL), &mut *(&raw mut ARENA), &mut *(&raw mut SCRATCH)) };
+    let (model, arena, scratch) = unsafe { (&mut *model, &mut *arena, &mut *scratch) };
     match run(model, arena, scratch) {
         Ok(()) => exit(0),
         Err(error) => {
@@ -114,7 +116,7 @@ fn run(model: &mut [u8], arena: &mut [u8], scratch: &mut Scratch) -> Result<(), 
     let plan = Plan::new(&model, &LIMITS).map_err(Error::Plan)?;
     for isa in Isa::available() {
         let mut formats = Hash::START;
-        scratch.run(isa, &mut formats).ok_or(Error::Format)?;
+        scratch.run(isa, &mut formats).map_err(Error::Format)?;
         let (logits, ids) = generate(&model, &plan, isa, arena)?;
         write!(Stdout, "{}: {:016x} {:016x}", isa.name(), formats.0, logits.0).map_err(|_| Error::Output)?;
         for id in ids {

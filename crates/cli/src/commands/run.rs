@@ -71,6 +71,36 @@ struct Report<'a> {
     peak_bytes: Option<u64>,
 }
 
+impl<'a> Report<'a> {
+    /// The report of a run that has ended.
+    fn new(
+        session: &'a Session<'_>,
+        (prompt, continuation): (&'a str, &'a str),
+        (prompt_ids, ids): (&'a [u32], &'a [u32]),
+        ending: Ending,
+        timings: Timings,
+    ) -> Self {
+        Self {
+            schema: "smidgen.run/1",
+            model: session.name,
+            prompt,
+            prompt_ids,
+            ids,
+            continuation,
+            text: format!("{prompt}{continuation}"),
+            ending,
+            seed: session.settings.params.seed,
+            isa: session.settings.isa.name(),
+            threads: session.settings.limits.n_threads,
+            context_tokens: session.settings.limits.context_tokens,
+            timings,
+            plan: &session.budget.lines,
+            planned_bytes: session.budget.total(),
+            peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Timings {
     load_ms: f64,
@@ -149,9 +179,6 @@ fn continue_text(
     let keeps = flags.json || flags.output.is_some();
     let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
     let mut sink = Sink { kept: keeps.then(|| Vec::with_capacity(room)), stdout: (!keeps).then_some(&mut *stdout) };
-    if sink.stdout.is_some() {
-        sink.write(prompt.as_bytes())?;
-    }
 
     let interrupt = Interrupt::watch()?;
     let guard = interrupt.guard();
@@ -159,6 +186,10 @@ fn continue_text(
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,
     };
+    // Not before: a progress bar would draw over it.
+    if !keeps {
+        sink.write(prompt.as_bytes())?;
+    }
     let outcome = generator.run(session, &mut tokens, prompted.first, &guard, &mut |piece| sink.write(piece))?;
     drop(guard);
 
@@ -173,24 +204,8 @@ fn continue_text(
     }
     let timings = Timings::new(session.load, &prompted, &outcome);
     if flags.json {
-        let report = Report {
-            schema: "smidgen.run/1",
-            model: session.name,
-            prompt: &prompt,
-            prompt_ids: &tokens[..n_prompt],
-            ids: &tokens[n_prompt..],
-            continuation: &continuation,
-            text: format!("{prompt}{continuation}"),
-            ending: outcome.ending,
-            seed: params.seed,
-            isa: session.settings.isa.name(),
-            threads: session.settings.limits.n_threads,
-            context_tokens,
-            timings,
-            plan: &session.budget.lines,
-            planned_bytes: session.budget.total(),
-            peak_bytes: smidgen_host::machine::peak_rss_bytes(),
-        };
+        let texts = (prompt.as_str(), &*continuation);
+        let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
         report::json(stdout, &report)?;
     } else {
         if !keeps {
@@ -220,6 +235,10 @@ fn prompt_tokens(flags: &Flags, text: String, session: &Session<'_>) -> Result<(
             if tokenizer.adds_eos() {
                 // What ends a text must not stand before its continuation.
                 ids.pop();
+            }
+            if ids.is_empty() {
+                // Nothing to go on from: a text begins as the model was taught, also where prompts do without.
+                ids.extend(tokenizer.bos());
             }
             (text, ids)
         }

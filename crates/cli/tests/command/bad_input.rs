@@ -68,8 +68,11 @@ fn prompts_that_cannot_be_used_exit_2() {
 }
 
 #[test]
-fn an_empty_prompt_without_bos_is_refused() {
-    refused(&["run", "-p", ""], 2, "no BOS token to begin with");
+fn an_empty_prompt_is_bos_and_no_ids_are_refused() {
+    // This one does not put BOS before a text, but has one.
+    let without = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/hf/llama-mqa-linear");
+    smidgen(&["run", without, "-p", "", "-n", "1"]).ok();
+    smidgen(&["run", "-p", "", "-n", "1"]).ok();
     refused(&["run", "--ids", ""], 2, "empty prompt");
 }
 

@@ -43,7 +43,10 @@ fn every_answer_of_a_chat_begins_the_grammar_anew() {
     let (grammar, template) = (path("answer.lark"), path("template.jinja"));
     std::fs::write(&grammar, r#"start: "yes" | "no""#).unwrap();
     std::fs::write(&template, "{% for message in messages %}{{ message.content }} {% endfor %}").unwrap();
-    let ran = smidgen_reading(&["chat", "--chat-template-file", &template, "--grammar-file", &grammar], b"Is it?\nAnd now?\n");
+    let ran = smidgen_reading(
+        &["chat", "--chat-template-file", &template, "--grammar-file", &grammar],
+        b"Is it?\nAnd now?\n",
+    );
     let answers: Vec<String> = ran.ok().lines().map(str::to_owned).collect();
     assert!(answers.len() == 2 && answers.iter().all(|answer| answer == "yes" || answer == "no"), "{answers:?}");
 }

@@ -61,7 +61,7 @@ impl<'a> Merges<'a> {
 pub(super) fn merges<'a>(gguf: &Gguf<'a>, algorithm: Algorithm) -> Result<Array<'a>, Error> {
     match algorithm {
         Algorithm::ByteLevel(_) => array(gguf, MERGES)?.ok_or(Error::Missing(MERGES)),
-        Algorithm::SentencePiece | Algorithm::Unigram => Ok(Array::EMPTY),
+        Algorithm::SentencePiece | Algorithm::Unigram | Algorithm::Absent => Ok(Array::EMPTY),
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Error {
     Length(&'static str, usize, usize),
     /// `tokenizer.ggml.tokens` is empty.
     NoTokens,
+    /// A text was to be encoded, but the file has no tokenizer.
+    NoTokenizer,
     /// The array has more elements than an index can hold: key, elements.
     TooMany(&'static str, usize),
     /// The string of an array is longer than any token: key, element, bytes.
@@ -57,6 +59,7 @@ impl fmt::Display for Error {
             Error::UnknownModel(name) => write!(f, "'tokenizer.ggml.model': unknown tokenizer '{name}'"),
             Error::UnknownPre(name) => write!(f, "'tokenizer.ggml.pre': unknown pre-tokenizer '{name}'"),
             Error::Length(key, len, n_tokens) => write!(f, "'{key}' has {len} elements for {n_tokens} tokens"),
+            Error::NoTokenizer => write!(f, "the model has no tokenizer, so it can only be run by token ids"),
             Error::NoTokens => write!(f, "'tokenizer.ggml.tokens' is empty"),
             Error::TooMany(key, len) => write!(f, "'{key}' has {len} elements, which are too many"),
             Error::TooLong(key, index, bytes) => write!(f, "'{key}' element {index} is {bytes} bytes long, too many"),

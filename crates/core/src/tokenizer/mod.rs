@@ -61,7 +61,7 @@ struct Lists<'a> {
 impl<'a> Lists<'a> {
     fn new(gguf: &Gguf<'a>) -> Result<Self, Error> {
         let algorithm = vocab::algorithm(gguf)?;
-        Ok(Self { algorithm, tokens: vocab::tokens(gguf)?, merges: bytelevel::merges(gguf, algorithm)? })
+        Ok(Self { algorithm, tokens: vocab::tokens(gguf, algorithm)?, merges: bytelevel::merges(gguf, algorithm)? })
     }
 
     /// Bytes of arena for the tokens, and for everything.
@@ -75,7 +75,8 @@ impl<'a> Tokenizer<'a> {
     /// Bytes of arena that [`Tokenizer::new`] needs for this file.
     ///
     /// # Errors
-    /// The file has no `tokenizer.ggml.tokens`, or asks for a tokenizer that we do not know.
+    /// The file has a tokenizer without `tokenizer.ggml.tokens`, or one that we do not know. A file without any is in
+    /// order: nothing can be encoded then, and ids decode to nothing.
     pub fn arena_bytes(gguf: &Gguf<'a>) -> Result<usize, Error> {
         let (_, n_bytes) = Lists::new(gguf)?.arena_bytes();
         Ok(n_bytes)
@@ -148,6 +149,7 @@ impl<'a> Tokenizer<'a> {
             Algorithm::SentencePiece => sentencepiece::scratch_bytes(text_bytes),
             Algorithm::Unigram => unigram::scratch_bytes(text_bytes, self.charsmap.is_some()),
             Algorithm::ByteLevel(_) => bytelevel::scratch_bytes(text_bytes),
+            Algorithm::Absent => 0,
         }
     }
 
@@ -214,6 +216,7 @@ impl<'a> Tokenizer<'a> {
             Algorithm::SentencePiece => sentencepiece::encode(&self.vocab, text, adds_space, scratch, out),
             Algorithm::Unigram => unigram::encode(&self.vocab, self.charsmap.as_ref(), text, adds_space, scratch, out),
             Algorithm::ByteLevel(pre) => bytelevel::encode(&self.vocab, &self.merges, pre, text, scratch, out),
+            Algorithm::Absent => Err(Error::NoTokenizer),
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Algorithm {
     Unigram,
     /// Byte-level BPE: the pair that comes first among the merges, in words that the pre-tokenizer cuts (`gpt2`).
     ByteLevel(&'static Pre),
+    /// Not at all: the file has no tokenizer, and the model is run by token ids.
+    Absent,
 }
 
 /// `tokenizer.ggml.token_type`
@@ -80,7 +82,8 @@ impl<'a> Vocab<'a> {
         arena: &'a mut [u8],
     ) -> Result<Self, Error> {
         let n_tokens = list.len();
-        if n_tokens == 0 {
+        let is_absent = matches!(algorithm, Algorithm::Absent);
+        if n_tokens == 0 && !is_absent {
             return Err(Error::NoTokens);
         }
         let got = arena.len();
@@ -89,13 +92,14 @@ impl<'a> Vocab<'a> {
         let tokens = enter_tokens(list, arena)?;
         let scores = per_token(gguf, SCORES, n_tokens)?;
         let types = per_token(gguf, TYPES, n_tokens)?;
-        if scores.is_none() && !matches!(algorithm, Algorithm::ByteLevel(_)) {
+        if scores.is_none() && matches!(algorithm, Algorithm::SentencePiece | Algorithm::Unigram) {
             return Err(Error::Missing(SCORES));
         }
         let (bos, eos, unknown, adds_bos, adds_eos) = match algorithm {
             Algorithm::SentencePiece => (Some(1), Some(2), Some(0), true, false),
             Algorithm::Unigram => (None, Some(1), Some(2), false, true),
             Algorithm::ByteLevel(pre) => (None, None, None, pre.adds_bos, false),
+            Algorithm::Absent => (None, None, None, false, false),
         };
         // The usual id is only taken where that token is not an ordinary one.
         let usual = |id: Option<u32>| {
@@ -170,7 +174,7 @@ impl<'a> Vocab<'a> {
     pub(super) fn form(&self) -> Form {
         match self.algorithm {
             Algorithm::SentencePiece | Algorithm::Unigram => Form::Spaces,
-            Algorithm::ByteLevel(_) => Form::Bytes,
+            Algorithm::ByteLevel(_) | Algorithm::Absent => Form::Bytes,
         }
     }
 
@@ -264,7 +268,9 @@ fn enter_tokens<'a>(list: Array<'a>, arena: &'a mut [u8]) -> Result<Strings<'a>,
 pub(super) fn algorithm(gguf: &Gguf<'_>) -> Result<Algorithm, Error> {
     const MODEL: &str = "tokenizer.ggml.model";
     const PRE: &str = "tokenizer.ggml.pre";
-    let model = gguf.get(MODEL).ok_or(Error::Missing(MODEL))?;
+    let Some(model) = gguf.get(MODEL) else {
+        return if gguf.get(TOKENS).is_none() { Ok(Algorithm::Absent) } else { Err(Error::Missing(MODEL)) };
+    };
     match model.as_str().ok_or(Error::WrongType(MODEL, "a string"))? {
         b"llama" => Ok(Algorithm::SentencePiece),
         b"t5" => Ok(Algorithm::Unigram),
@@ -273,13 +279,17 @@ pub(super) fn algorithm(gguf: &Gguf<'_>) -> Result<Algorithm, Error> {
             let name = pre.ok_or(Error::WrongType(PRE, "a string"))?;
             Pre::named(name).map(Algorithm::ByteLevel).ok_or(Error::UnknownPre(Name::new(name)))
         }
+        b"none" | b"no_vocab" => Ok(Algorithm::Absent),
         other => Err(Error::UnknownModel(Name::new(other))),
     }
 }
 
-/// The array of tokens.
-pub(super) fn tokens<'a>(gguf: &Gguf<'a>) -> Result<Array<'a>, Error> {
-    array(gguf, TOKENS)?.ok_or(Error::Missing(TOKENS))
+/// The array of tokens; empty for a file without tokenizer.
+pub(super) fn tokens<'a>(gguf: &Gguf<'a>, algorithm: Algorithm) -> Result<Array<'a>, Error> {
+    match algorithm {
+        Algorithm::Absent => Ok(Array::EMPTY),
+        _ => array(gguf, TOKENS)?.ok_or(Error::Missing(TOKENS)),
+    }
 }
 
 /// The array under `key`, when there is one.

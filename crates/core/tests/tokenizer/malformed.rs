@@ -1,7 +1,7 @@
 //! Vocabularies with one thing wrong: a clear error for each, and never a panic.
 
 use smidgen_core::gguf::Gguf;
-use smidgen_core::tokenizer::{Error, Tokenizer};
+use smidgen_core::tokenizer::{Encode, Error, Tokenizer};
 
 use crate::support::{Meta, Random, encode_with, gguf, root, with_tokenizer};
 
@@ -200,5 +200,21 @@ fn bits_flip() {
                 "{done:?}"
             );
         }
+    }
+}
+
+/// A model that is run by token ids only is in order; a text is then refused.
+#[test]
+fn a_file_may_have_no_tokenizer() {
+    let none = Meta::Str(b"none".to_vec());
+    for entries in [vec![], vec![("tokenizer.ggml.model", none)]] {
+        let file = gguf(&entries);
+        let empty = with_tokenizer(&file, |t| {
+            assert_eq!((t.n_tokens(), t.piece(3)), (0, None));
+            t.encode("", Encode::default(), &mut [], &mut [])
+        });
+        assert_eq!(empty.expect("a tokenizer of nothing"), Ok(0));
+        let refused = with_tokenizer(&file, |t| t.encode("a", Encode::default(), &mut [], &mut [0; 8]));
+        assert_eq!(refused.expect("a tokenizer of nothing"), Err(Error::NoTokenizer));
     }
 }
