@@ -4,7 +4,7 @@
 //! path through the same additions whoever computes it, alone or in a batch.
 
 use super::norm::Vector;
-use crate::quant::{Activation, Format, Type, n_blocks, quantize_activation, with_format};
+use crate::quant::{Activation, Format, Tile, Type, n_blocks, quantize_activation, with_format};
 use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE};
 use crate::workers::{Columns, Single, Workers, split};
 
@@ -163,7 +163,7 @@ impl<'a, F: Format> Rows<'a, F> {
     fn tile<S: Simd, const T: usize>(&mut self, s: S, rows: &[&[u8]; TILE], token: usize, at: usize, width: usize) {
         let activations: [Activation<'a>; T] = core::array::from_fn(|t| self.activation(token + t));
         let mut out = [[0.0; TILE]; T];
-        F::tile(s, rows, &activations, &mut out);
+        F::Rows::tile(s, rows, &activations, &mut out);
         let first = self.columns.range().start + at;
         for (t, products) in out.iter().enumerate() {
             let out = &mut self.columns.row(token + t)[at..at + width];

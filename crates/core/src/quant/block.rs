@@ -1,6 +1,6 @@
 //! What the formats of 32-value blocks share: the order in which a row's blocks are added.
 
-use super::{Activation, TILE};
+use super::{Activation, TILE, Tile};
 use crate::simd::{BLOCK, Simd};
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
@@ -28,36 +28,40 @@ fn halves_at<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; TILE], at: usize
 ///
 /// Definition, for each pair, blocks in order: the exact integer sum, as a float, times (weight scale times activation
 /// scale) is added; then, for a format with a minimum, the activations' integer sum times (minimum times activation scale).
-#[inline(always)]
-pub(super) fn tile<F: Block<N>, S: Simd, const N: usize, const T: usize>(
-    s: S,
-    rows: &[&[u8]; TILE],
-    activations: &[Activation<'_>; T],
-    out: &mut [[f32; TILE]; T],
-) {
-    let n_blocks = rows[0].len() / N;
-    let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_blocks]);
-    let q = activations.map(|a| &a.q[..n_blocks]);
-    let scales = activations.map(|a| &a.scale[..n_blocks]);
-    let sums = activations.map(|a| &a.sum[..n_blocks]);
-    let mut totals = [s.rows_splat(0.0); T];
-    for block in 0..n_blocks {
-        let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][block]);
-        let weight_scale = F::scales(s, &blocks);
-        for t in 0..T {
-            let a = s.bytes(&q[t][block].map(|q| q as u8));
-            let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
-            let sum = s.rows(products, F::BIAS * sums[t][block]);
-            let scale = s.rows_splat(scales[t][block]);
-            totals[t] = s.rows_add(totals[t], s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
-            if let Some(at) = F::MIN_AT {
-                let min = s.rows_mul(halves_at(s, &blocks, at), scale);
-                totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows_splat(sums[t][block] as f32), min));
+pub(crate) struct Rows<const N: usize>;
+
+impl<F: Block<N>, const N: usize> Tile<F> for Rows<N> {
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        let n_blocks = rows[0].len() / N;
+        let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_blocks]);
+        let q = activations.map(|a| &a.q[..n_blocks]);
+        let scales = activations.map(|a| &a.scale[..n_blocks]);
+        let sums = activations.map(|a| &a.sum[..n_blocks]);
+        let mut totals = [s.rows_splat(0.0); T];
+        for block in 0..n_blocks {
+            let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][block]);
+            let weight_scale = F::scales(s, &blocks);
+            for t in 0..T {
+                let a = s.bytes(&q[t][block].map(|q| q as u8));
+                let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
+                let sum = s.rows(products, F::BIAS * sums[t][block]);
+                let scale = s.rows_splat(scales[t][block]);
+                totals[t] = s.rows_add(totals[t], s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
+                if let Some(at) = F::MIN_AT {
+                    let min = s.rows_mul(halves_at(s, &blocks, at), scale);
+                    totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows_splat(sums[t][block] as f32), min));
+                }
             }
         }
-    }
-    for t in 0..T {
-        s.rows_store(totals[t], &mut out[t]);
+        for t in 0..T {
+            s.rows_store(totals[t], &mut out[t]);
+        }
     }
 }
 

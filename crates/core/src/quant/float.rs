@@ -2,7 +2,7 @@
 //!
 //! Byte map: little-endian IEEE binary32, IEEE binary16, or the upper half of a binary32.
 
-use super::{Activation, Format, Quantize, TILE, Type};
+use super::{Activation, Format, Quantize, TILE, Tile, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::simd::{LANES, Simd, padded};
 
@@ -67,6 +67,7 @@ macro_rules! float_format {
         impl Format for $name {
             const TYPE: Type = Type::$name;
             const INTEGER: bool = false;
+            type Rows = Self;
 
             fn dequantize(row: &[u8], out: &mut [f32]) {
                 for (bytes, x) in row.as_chunks::<$bytes>().0.iter().zip(out) {
@@ -79,7 +80,9 @@ macro_rules! float_format {
                     bytes.reverse();
                 }
             }
+        }
 
+        impl Tile<Self> for $name {
             #[inline(always)]
             fn tile<S: Simd, const T: usize>(
                 s: S,

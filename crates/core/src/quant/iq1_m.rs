@@ -9,7 +9,7 @@
 
 use super::iq1_s::shifted_coordinates;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type, block, grid, grids};
+use super::{Format, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -21,6 +21,7 @@ pub(crate) struct IQ1_M;
 impl Format for IQ1_M {
     const TYPE: Type = Type::IQ1_M;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -30,16 +31,6 @@ impl Format for IQ1_M {
         for piece in 0..4 {
             block::swap_half::<BYTES>(blocks, 48 + 2 * piece);
         }
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -7,7 +7,7 @@
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type, block, grid, grids};
+use super::{Format, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -19,6 +19,7 @@ pub(crate) struct IQ2_S;
 impl Format for IQ2_S {
     const TYPE: Type = Type::IQ2_S;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -26,16 +27,6 @@ impl Format for IQ2_S {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 0);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

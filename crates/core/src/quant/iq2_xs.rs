@@ -6,7 +6,7 @@
 //! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type, block, grid, grids};
+use super::{Format, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -18,6 +18,7 @@ pub(crate) struct IQ2_XS;
 impl Format for IQ2_XS {
     const TYPE: Type = Type::IQ2_XS;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -28,16 +29,6 @@ impl Format for IQ2_XS {
         for group in 0..SUPERBLOCK / 8 {
             block::swap_half::<BYTES>(blocks, 2 + 2 * group);
         }
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -6,7 +6,7 @@
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Activation, Format, TILE, Type, block, grid, grids};
+use super::{Format, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -18,6 +18,7 @@ pub(crate) struct IQ2_XXS;
 impl Format for IQ2_XXS {
     const TYPE: Type = Type::IQ2_XXS;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -28,16 +29,6 @@ impl Format for IQ2_XXS {
         for block in 0..BLOCKS {
             block::swap_word::<BYTES>(blocks, 6 + 8 * block);
         }
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::grid::{self, ONES};
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Activation, Format, TILE, Type, block, grids};
+use super::{Format, Type, block, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -20,6 +20,7 @@ pub(crate) struct IQ3_S;
 impl Format for IQ3_S {
     const TYPE: Type = Type::IQ3_S;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -27,16 +28,6 @@ impl Format for IQ3_S {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 0);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

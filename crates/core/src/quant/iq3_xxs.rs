@@ -7,7 +7,7 @@
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Activation, Format, TILE, Type, block, grids};
+use super::{Format, Type, block, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -19,6 +19,7 @@ pub(crate) struct IQ3_XXS;
 impl Format for IQ3_XXS {
     const TYPE: Type = Type::IQ3_XXS;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -29,16 +30,6 @@ impl Format for IQ3_XXS {
         for block in 0..BLOCKS {
             block::swap_word::<BYTES>(blocks, 66 + 4 * block);
         }
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -4,7 +4,7 @@
 //! value `i + 16` in its high half. A value is `d * level`.
 
 use super::block::{self, Block};
-use super::{Activation, Format, TILE, Type};
+use super::{Format, Type};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Simd};
 
@@ -20,6 +20,7 @@ pub(crate) struct IQ4_NL;
 impl Format for IQ4_NL {
     const TYPE: Type = Type::IQ4_NL;
     const INTEGER: bool = true;
+    type Rows = block::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -35,16 +36,6 @@ impl Format for IQ4_NL {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 0);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        block::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

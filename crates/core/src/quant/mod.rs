@@ -58,15 +58,21 @@ pub(crate) use tq1_0::TQ1_0;
 pub(crate) use tq2_0::TQ2_0;
 
 /// What every format file implements, in this order.
-pub(crate) trait Format {
+pub(crate) trait Format: Sized {
     /// The row of [`TYPES`].
     const TYPE: Type;
     /// Whether dot products are taken with 8-bit activations rather than floats.
     const INTEGER: bool;
+    /// How its rows are multiplied: formats of one shape share one way.
+    type Rows: Tile<Self>;
     /// Reads whole blocks: `row` and `out` hold the same number of blocks.
     fn dequantize(row: &[u8], out: &mut [f32]);
     /// Turns little-endian blocks into big-endian ones and back.
     fn swap_endian(blocks: &mut [u8]);
+}
+
+/// How eight rows of the format `F` are multiplied.
+pub(crate) trait Tile<F> {
     /// The dot products of each of [`TILE`] rows with each of `T` activations: `out` is (T, TILE).
     fn tile<S: Simd, const T: usize>(
         s: S,

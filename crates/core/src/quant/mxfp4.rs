@@ -5,7 +5,7 @@
 //! value `i + 16` in its high half. A value is `2^(e - 128)` times twice the four-bit float, which is an integer.
 
 use super::block::{self, Block};
-use super::{Activation, Format, TILE, Type};
+use super::{Format, TILE, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.
@@ -30,6 +30,7 @@ fn power(exponent: u8) -> f32 {
 impl Format for MXFP4 {
     const TYPE: Type = Type::MXFP4;
     const INTEGER: bool = true;
+    type Rows = block::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -45,16 +46,6 @@ impl Format for MXFP4 {
 
     /// Nothing to do: every number is a byte.
     fn swap_endian(_: &mut [u8]) {}
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        block::tile::<Self, S, BYTES, T>(s, rows, activations, out);
-    }
 }
 
 impl Block<BYTES> for MXFP4 {

@@ -7,7 +7,7 @@
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type};
+use super::{Format, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -19,6 +19,7 @@ pub(crate) struct Q3_K;
 impl Format for Q3_K {
     const TYPE: Type = Type::Q3_K;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -26,16 +27,6 @@ impl Format for Q3_K {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 108);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -5,7 +5,7 @@
 //! `d * (q - 16)`.
 
 use super::block::{self, Block};
-use super::{Activation, Format, Quantize, TILE, Type};
+use super::{Format, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -32,6 +32,7 @@ impl Quantize for Q5_0 {
 impl Format for Q5_0 {
     const TYPE: Type = Type::Q5_0;
     const INTEGER: bool = true;
+    type Rows = block::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         for (block, values) in row.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
@@ -43,16 +44,6 @@ impl Format for Q5_0 {
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 0);
         block::swap_word::<BYTES>(blocks, 2);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        block::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -8,7 +8,7 @@
 use super::block;
 use super::q4_k::scales_and_mins;
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Activation, Format, TILE, Type};
+use super::{Format, Type};
 use crate::simd::{BLOCK, Simd, padded};
 
 /// Bytes of a superblock.
@@ -20,6 +20,7 @@ pub(crate) struct Q5_K;
 impl Format for Q5_K {
     const TYPE: Type = Type::Q5_K;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -28,16 +29,6 @@ impl Format for Q5_K {
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 0);
         block::swap_half::<BYTES>(blocks, 2);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -5,7 +5,7 @@
 //! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
 //! an integer of its own.
 
-use super::{Activation, TILE};
+use super::{Activation, TILE, Tile};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Scalar, Simd};
 
@@ -86,52 +86,56 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
 /// times (`dmin` times activation scale).
 ///
 /// Both sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
-#[inline(always)]
-pub(super) fn tile<F: Superblock<N>, S: Simd, const N: usize, const T: usize>(
-    s: S,
-    rows: &[&[u8]; TILE],
-    activations: &[Activation<'_>; T],
-    out: &mut [[f32; TILE]; T],
-) {
-    let n_superblocks = rows[0].len() / N;
-    let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_superblocks]);
-    let q = activations.map(|a| &a.q.as_chunks::<BLOCKS>().0[..n_superblocks]);
-    let activation_scales = activations.map(|a| &a.scale.as_chunks::<BLOCKS>().0[..n_superblocks]);
-    let sums = activations.map(|a| &a.sum.as_chunks::<BLOCKS>().0[..n_superblocks]);
-    let mut totals = [s.rows_splat(0.0); T];
-    for index in 0..n_superblocks {
-        let superblocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][index]);
-        let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
-        let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
-        let scales = superblocks.map(|superblock| s.scales(&F::scales(superblock)));
-        let mins = superblocks.map(F::mins);
-        for block in 0..BLOCKS {
-            let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
-            let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
-            for t in 0..T {
-                let q = &q[t][index][block];
-                let a = s.bytes(&q.map(|q| q as u8));
-                let products = core::array::from_fn(|r| match F::UNSIGNED {
-                    true => s.dot_u7_scaled(weights[r], a, scales[r], block),
-                    false => s.dot_i8_scaled(weights[r], a, scales[r], block),
-                });
-                let scale = s.rows_splat(activation_scales[t][index][block]);
-                totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));
-                if let Some(dmin) = dmin {
-                    let sum = sums[t][index][block];
-                    let below = if F::MINS_PER_BLOCK == 1 {
-                        s.rows_mul(min(0), s.rows_splat(-sum as f32))
-                    } else {
-                        let first: i32 = q[..BLOCK / 2].iter().map(|&q| i32::from(q)).sum();
-                        let first_below = s.rows_mul(min(0), s.rows_splat(-first as f32));
-                        s.rows_add(first_below, s.rows_mul(min(1), s.rows_splat((first - sum) as f32)))
-                    };
-                    totals[t] = s.rows_add(totals[t], s.rows_mul(below, s.rows_mul(dmin, scale)));
+pub(crate) struct Rows<const N: usize>;
+
+impl<F: Superblock<N>, const N: usize> Tile<F> for Rows<N> {
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        activations: &[Activation<'_>; T],
+        out: &mut [[f32; TILE]; T],
+    ) {
+        let n_superblocks = rows[0].len() / N;
+        let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_superblocks]);
+        let q = activations.map(|a| &a.q.as_chunks::<BLOCKS>().0[..n_superblocks]);
+        let activation_scales = activations.map(|a| &a.scale.as_chunks::<BLOCKS>().0[..n_superblocks]);
+        let sums = activations.map(|a| &a.sum.as_chunks::<BLOCKS>().0[..n_superblocks]);
+        let mut totals = [s.rows_splat(0.0); T];
+        for index in 0..n_superblocks {
+            let superblocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][index]);
+            let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
+            let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
+            let scales = superblocks.map(|superblock| s.scales(&F::scales(superblock)));
+            let mins = superblocks.map(F::mins);
+            for block in 0..BLOCKS {
+                let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
+                let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
+                for t in 0..T {
+                    let q = &q[t][index][block];
+                    let a = s.bytes(&q.map(|q| q as u8));
+                    let products = core::array::from_fn(|r| match F::UNSIGNED {
+                        true => s.dot_u7_scaled(weights[r], a, scales[r], block),
+                        false => s.dot_i8_scaled(weights[r], a, scales[r], block),
+                    });
+                    let scale = s.rows_splat(activation_scales[t][index][block]);
+                    totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));
+                    if let Some(dmin) = dmin {
+                        let sum = sums[t][index][block];
+                        let below = if F::MINS_PER_BLOCK == 1 {
+                            s.rows_mul(min(0), s.rows_splat(-sum as f32))
+                        } else {
+                            let first: i32 = q[..BLOCK / 2].iter().map(|&q| i32::from(q)).sum();
+                            let first_below = s.rows_mul(min(0), s.rows_splat(-first as f32));
+                            s.rows_add(first_below, s.rows_mul(min(1), s.rows_splat((first - sum) as f32)))
+                        };
+                        totals[t] = s.rows_add(totals[t], s.rows_mul(below, s.rows_mul(dmin, scale)));
+                    }
                 }
             }
         }
-    }
-    for t in 0..T {
-        s.rows_store(totals[t], &mut out[t]);
+        for t in 0..T {
+            s.rows_store(totals[t], &mut out[t]);
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type, block};
+use super::{Format, Type, block};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -18,6 +18,7 @@ pub(crate) struct TQ1_0;
 impl Format for TQ1_0 {
     const TYPE: Type = Type::TQ1_0;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -25,16 +26,6 @@ impl Format for TQ1_0 {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 52);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 

@@ -4,7 +4,7 @@
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Activation, Format, TILE, Type, block};
+use super::{Format, Type, block};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -16,6 +16,7 @@ pub(crate) struct TQ2_0;
 impl Format for TQ2_0 {
     const TYPE: Type = Type::TQ2_0;
     const INTEGER: bool = true;
+    type Rows = superblock::Rows<BYTES>;
 
     fn dequantize(row: &[u8], out: &mut [f32]) {
         superblock::dequantize::<Self, BYTES>(row, out);
@@ -23,16 +24,6 @@ impl Format for TQ2_0 {
 
     fn swap_endian(blocks: &mut [u8]) {
         block::swap_half::<BYTES>(blocks, 64);
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        superblock::tile::<Self, S, BYTES, T>(s, rows, activations, out);
     }
 }
 
