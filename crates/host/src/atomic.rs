@@ -82,20 +82,14 @@ fn sync_directory(path: &Path) {
 mod tests {
     use super::*;
 
-    fn directory(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("smidgen-atomic-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     fn write_text(path: &Path, text: &str) -> Result<(), Error> {
         write(path, |out| out.write_all(text.as_bytes()).map_err(|error| Error::writing(path, &error)))
     }
 
     #[test]
     fn a_file_is_replaced_whole_or_stays() {
-        let directory = directory("whole");
-        let path = directory.join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         write_text(&path, "one").unwrap();
         write_text(&path, "another").unwrap();
         let failed: Result<(), Error> = write(&path, |out| {
@@ -105,21 +99,19 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "another");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[cfg(unix)]
     #[test]
     fn a_link_stays_a_link_and_a_device_a_device() {
-        let directory = directory("link");
-        let (path, link) = (directory.join("file"), directory.join("link"));
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
         write_text(&path, "one").unwrap();
         std::os::unix::fs::symlink("file", &link).unwrap();
         write_text(&link, "another").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&path).unwrap(), "another");
         assert_eq!(write_text(Path::new("/dev/null"), "x").unwrap_err().exit_code(), 2);
-        assert_eq!(write_text(&directory, "x").unwrap_err().exit_code(), 2);
-        fs::remove_dir_all(directory).unwrap();
+        assert_eq!(write_text(directory.path(), "x").unwrap_err().exit_code(), 2);
     }
 }

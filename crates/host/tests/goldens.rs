@@ -124,26 +124,12 @@ fn greedy(bytes: &[u8], how: How<'_>, prompt: &[u32], n: usize) -> Vec<u32> {
     })
 }
 
-/// A file of this test's own, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Scratch(std::env::temp_dir().join(format!("smidgen-goldens-{}-{name}", std::process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 fn converted(directory: &Path, outtype: Type, big_endian: bool) -> Vec<u8> {
-    let file = Scratch::new(&format!("{}-{}-{big_endian}.gguf", name(directory), outtype.name()));
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("model.gguf");
     let options = ConvertOptions { outtype: Some(outtype), big_endian, ..ConvertOptions::default() };
-    convert(directory.to_str().unwrap(), &file.0, &options).unwrap();
-    let opened = open(file.0.to_str().unwrap(), &OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
+    convert(directory.to_str().unwrap(), &file, &options).unwrap();
+    let opened = open(file.to_str().unwrap(), &OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
     opened.bytes().to_vec()
 }
 

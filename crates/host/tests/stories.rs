@@ -94,11 +94,11 @@ fn stories260k_tells_its_stories_whichever_way_it_comes() {
     check_all(&data.join("llama2c/stories260K_v1.bin"), tokenizer.clone(), &goldens);
     check_all(&data.join("gguf/stories260K-v1-f32.gguf"), None, &goldens);
     for big_endian in [false, true] {
-        let out = std::env::temp_dir().join(format!("smidgen-stories-{}-{big_endian}.gguf", std::process::id()));
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("stories.gguf");
         let options = ConvertOptions { tokenizer: tokenizer.clone(), big_endian, ..ConvertOptions::default() };
         convert(data.join("llama2c/stories260K.bin").to_str().unwrap(), &out, &options).unwrap();
         check_all(&out, None, &goldens);
-        std::fs::remove_file(&out).unwrap();
     }
 }
 

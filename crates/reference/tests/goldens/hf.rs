@@ -12,14 +12,11 @@ const LOGIT_LIMIT: f32 = 5e-5;
 
 /// The GGUF of the checkpoint in `directory`.
 fn converted(directory: &Path, big_endian: bool) -> Vec<u8> {
-    let name = directory.file_name().unwrap().to_str().unwrap();
-    let order = if big_endian { "big" } else { "little" };
-    let out = std::env::temp_dir().join(format!("smidgen-reference-{}-{order}-{name}.gguf", std::process::id()));
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("model.gguf");
     let options = ConvertOptions { big_endian, ..ConvertOptions::default() };
     convert(directory.to_str().unwrap(), &out, &options).unwrap_or_else(|error| panic!("{error}"));
-    let bytes = read(&out);
-    std::fs::remove_file(&out).unwrap();
-    bytes
+    read(&out)
 }
 
 /// Checks every checkpoint in `root` and returns how many there are.
