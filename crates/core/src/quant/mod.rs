@@ -82,6 +82,30 @@ pub(crate) trait Tile<F> {
     );
 }
 
+/// A block taken apart, whatever its format: what its file writes, and its encoder chooses. Each format's file says what it
+/// uses of this and how.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The scale that the block shares.
+    pub d: f32,
+    /// The scale of its minimums.
+    pub dmin: f32,
+    /// The integer scale of each part of the block.
+    pub scales: [i16; 32],
+    /// The integer minimum of each part of the block.
+    pub mins: [i16; 32],
+    /// The code of each group of weights, at the place of the group's first weight.
+    pub codes: [u16; 256],
+    /// The signs of each eight weights, one bit each, where codes do not hold them.
+    pub signs: [u8; 32],
+}
+
+impl Parts {
+    /// A block of zeros.
+    pub const ZERO: Parts =
+        Parts { d: 0.0, dmin: 0.0, scales: [0; 32], mins: [0; 32], codes: [0; 256], signs: [0; 32] };
+}
+
 /// A format that rows can be written in.
 pub(crate) trait Quantize: Format {
     /// Writes whole blocks: `row` and `out` hold the same number of blocks.

@@ -1,0 +1,5 @@
+//! What makes a model smaller and measures what that cost: calibration, choice of formats, rounding, damage.
+//!
+//! Block layouts are core's; this crate chooses what is written in them. Files and threads are the caller's.
+
+pub mod encode;
