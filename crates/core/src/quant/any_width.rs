@@ -16,7 +16,7 @@
 //! In [`Parts`]: `scales[0]` the byte of the scale, `codes[i]` the code of weight `i`.
 
 use super::block::{self, Block};
-use super::{Format, Parts, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
 use crate::simd::{BLOCK, Scalar, Simd, TILE};
 
@@ -111,17 +111,59 @@ impl<const BITS: usize, const WIDTH: usize, const BYTES: usize> Block<BYTES> for
     }
 }
 
-/// Writes a block of as many weights as `out` has room for.
-pub(super) fn pack(bits: usize, parts: &Parts, out: &mut [u8]) {
-    out.fill(0);
-    out[0] = parts.scales[0] as u8;
-    let n = ((out.len() - 1) * 8 / bits).min(BLOCK);
-    for (i, &code) in parts.codes[..n].iter().enumerate() {
-        let bit = 8 + i * bits;
-        let shifted = u32::from(code) << (bit % 8);
-        out[bit / 8] |= shifted as u8;
-        if shifted > 0xff {
-            out[bit / 8 + 1] |= (shifted >> 8) as u8;
+impl<const BITS: usize, const WIDTH: usize, const BYTES: usize> Pack for AnyWidth<BITS, WIDTH, BYTES> {
+    /// The codes of weights that are not there are zero.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block[0] = parts.scales[0] as u8;
+        let n = ((block.len() - 1) * 8 / BITS).min(BLOCK);
+        for (i, &code) in parts.codes[..n].iter().enumerate() {
+            let bit = 8 + i * BITS;
+            let shifted = code << (bit % 8);
+            block[bit / 8] |= shifted as u8;
+            if shifted > 0xff {
+                block[bit / 8 + 1] |= (shifted >> 8) as u8;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worked out by hand from the byte map: 0xf0 is a scale of 1, and the windows of two-bit codes 1, 2, 3 behind it are
+    /// 01|1111, 10|01|11 and 11|10|01.
+    #[test]
+    fn golden_bytes() {
+        let mut parts = Parts::ZERO;
+        parts.scales[0] = 0xf0;
+        parts.codes[..3].copy_from_slice(&[1, 2, 3]);
+        let mut block = [0; 2];
+        Q2_W::pack(&parts, &mut block);
+        assert_eq!(block, [0xf0, 0b11_10_01]);
+        let mut values = [9.0; 3];
+        Q2_W::dequantize(&block, &mut values);
+        assert_eq!(values, [0b01_1111, 0b10_01_11, 0b11_10_01].map(|window| f32::from(TABLES[0][window])));
+        // Half of it, and codes that cross bytes: 5 - 16, 30 - 16.
+        parts.scales[0] = 0xe8;
+        parts.codes[..3].copy_from_slice(&[5, 30, 0]);
+        let mut block = [0; 3];
+        Q5_W::pack(&parts, &mut block);
+        assert_eq!(block, [0xe8, 0xc5, 0x03]);
+        Q5_W::dequantize(&block, &mut values[..2]);
+        assert_eq!(values[..2], [-5.5, 7.0]);
+        parts.codes[..1].copy_from_slice(&[0x81]);
+        let mut block = [0; 2];
+        Q8_W::pack(&parts, &mut block);
+        Q8_W::dequantize(&block, &mut values[..1]);
+        assert_eq!(values[0], -63.5);
+    }
+
+    #[test]
+    fn rows_end_with_a_part_of_a_block() {
+        for (kind, bytes) in [(Type::Q2_W, 9 + 5), (Type::Q3_W, 13 + 6), (Type::Q5_W, 21 + 10), (Type::Q8_W, 33 + 14)] {
+            assert_eq!(kind.row_bytes(45), Some(bytes), "{}", kind.name());
+        }
+        assert_eq!(Type::Q4_W.row_bytes(172), Some(5 * 17 + 7));
     }
 }

@@ -84,15 +84,15 @@ pub(crate) trait Tile<F> {
     );
 }
 
-/// A block taken apart, whatever its format: what its file writes, and its encoder chooses. Each format's file says what it
-/// uses of this and how.
+/// A block taken apart, whatever its format: what its file writes, and its encoder chooses. The `pack` of each format's
+/// file says what it uses of this and how.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// The scale that the block shares.
+    /// The scale that the block shares, as it is stored: a half float.
     pub d: f32,
-    /// The scale of its minimums.
+    /// The scale of its minimums, or the minimum itself, a half float too.
     pub dmin: f32,
-    /// The integer scale of each part of the block.
+    /// The integer that the weights of each part of the block are multiplied with.
     pub scales: [i16; 32],
     /// The integer minimum of each part of the block.
     pub mins: [i16; 32],
@@ -112,6 +112,12 @@ impl Parts {
 pub(crate) trait Quantize: Format {
     /// Writes whole blocks: `row` and `out` hold the same number of blocks.
     fn quantize(row: &[f32], out: &mut [u8]);
+}
+
+/// A format whose blocks can be put together from their parts.
+pub(crate) trait Pack: Format {
+    /// Writes one block; its bytes are zero before.
+    fn pack(parts: &Parts, block: &mut [u8]);
 }
 
 /// Runs `$body` with `$F` standing for the format called as `$kind` is, one of `$name`, or else `$other`.
@@ -137,6 +143,15 @@ macro_rules! with_format {
     };
 }
 pub(crate) use with_format;
+
+/// Runs `$body` with `$F` standing for the [`Pack`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_packer {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        with_one_of!($kind, $F => $body, _ => $other, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4
+            Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
+    };
+}
 
 /// Runs `$body` with `$F` standing for the [`Quantize`] of `$kind`, or `$other` for a type that has none.
 macro_rules! with_quantizer {
@@ -336,6 +351,26 @@ impl Type {
     pub fn quantize(self, row: &[f32], out: &mut [u8]) -> Result<(), Unsupported> {
         assert_eq!(self.row_bytes(row.len() as u64), Some(out.len() as u64), "whole blocks");
         with_quantizer!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
+    }
+
+    /// Writes one block from its parts, little-endian; of a type for any width, as much of one as `block` has room for.
+    ///
+    /// # Errors
+    /// A type without blocks, or whose byte map is not known.
+    ///
+    /// # Panics
+    /// When `block` has another length.
+    pub fn pack(self, parts: &Parts, block: &mut [u8]) -> Result<(), Unsupported> {
+        let fits = block.len() == self.block_bytes() || self.is_any_width() && block.len() < self.block_bytes();
+        assert!(fits, "one block");
+        block.fill(0);
+        with_packer!(self, F => { F::pack(parts, block); Ok(()) }, _ => Err(Unsupported(self)))
+    }
+
+    /// What the code `number` stands for, in units of its scale: one, four or eight integers, and zeros for the rest.
+    /// The IQ1 types' shift is 1/8 here. `None` past the last code, and for types whose codes are plain numbers.
+    pub fn point(self, number: u16) -> Option<[i8; 8]> {
+        grid::point(self, usize::from(number))
     }
 
     /// Reads little-endian blocks into `out`; of a type for any width, one row.

@@ -26,8 +26,7 @@ impl Numbers {
 
 /// The types to test: all, or for Miri, which is slow, enough of them to use every operation of the vocabulary.
 fn types() -> impl Iterator<Item = Type> {
-    const FOR_MIRI: [Type; 12] =
-        [
+    const FOR_MIRI: [Type; 12] = [
         Type::F32,
         Type::F16,
         Type::BF16,

@@ -127,7 +127,8 @@ macro_rules! tile_operations {
             // SAFETY: the token proves the instructions.
             unsafe {
                 let (four, five) = (_mm256_slli_epi16::<3>(x), _mm256_slli_epi16::<2>(x));
-                let pair = |i| _mm256_blendv_epi8(self.lookup(low, &quarters[i]), self.lookup(low, &quarters[i + 1]), four);
+                let pair =
+                    |i| _mm256_blendv_epi8(self.lookup(low, &quarters[i]), self.lookup(low, &quarters[i + 1]), four);
                 _mm256_blendv_epi8(pair(0), pair(2), five)
             }
         }
