@@ -1,9 +1,11 @@
-//! The any-width family: a path through the trellis for 2, 3 and 4 bits, plain rounding for 5, 6 and 8.
+//! The any-width family: a path through the trellis for 2 to 6 bits, plain rounding for 8.
+
+use std::sync::LazyLock;
 
 use smidgen_core::half::e5m3_to_f32;
 use smidgen_core::quant::Parts;
-use smidgen_core::quant::any_width::{TABLES, WINDOW};
-use smidgen_core::simd::{BLOCK, Isa, Kernel, Simd};
+use smidgen_core::quant::any_width::{TABLES, WEIGHTS, WINDOW};
+use smidgen_core::simd::{Isa, Kernel, Simd};
 
 use super::{Coupling, Encoder};
 
@@ -26,29 +28,31 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }
 
-/// The formats of `BITS` bits whose weights are the codes themselves, from `-LIMIT - 1` to `LIMIT`.
-pub(super) struct Plain<const BITS: usize>;
+/// The instruction set that searches are compiled for; asking the CPU takes longer than a block does.
+static ISA: LazyLock<Isa> = LazyLock::new(Isa::detect);
 
-impl<const BITS: usize> Plain<BITS> {
-    const LIMIT: f32 = ((1 << (BITS - 1)) - 1) as f32;
-    /// Scales that are tried below the one that reaches the largest weight: an eighth of an octave each.
-    const TRIED: u8 = if BITS == 8 { 2 } else { 6 };
+/// The format of eight bits, whose weights are the codes themselves.
+pub(super) struct Plain;
 
-    fn nearest(value: f32, inverse: f32) -> i32 {
-        (value * inverse).round().clamp(-Self::LIMIT - 1.0, Self::LIMIT) as i32
+impl Plain {
+    /// Scales that are tried below the one that reaches the largest weight, an eighth of an octave each.
+    const TRIED: u8 = 2;
+
+    fn nearest(value: f32, inverse: f32) -> i8 {
+        (value * inverse).round().clamp(-127.0, 127.0) as i8
     }
 
     fn error(values: &[f32], importance: &[f32], scale: f32) -> f32 {
         let inverse = 1.0 / scale;
         let errors = values.iter().zip(importance).map(|(&value, &importance)| {
-            let off = value - scale * Self::nearest(value, inverse) as f32;
+            let off = value - scale * f32::from(Self::nearest(value, inverse));
             importance * off * off
         });
         errors.sum()
     }
 }
 
-impl<const BITS: usize> Encoder for Plain<BITS> {
+impl Encoder for Plain {
     fn group(&self) -> usize {
         1
     }
@@ -59,7 +63,7 @@ impl<const BITS: usize> Encoder for Plain<BITS> {
             block.scales[0] = 0;
             return;
         }
-        let top = scale_below(largest / Self::LIMIT).saturating_add(1);
+        let top = scale_below(largest / 127.0).saturating_add(1);
         let tried = top.saturating_sub(Self::TRIED).max(1)..=top;
         let error = |byte: &u8| Self::error(values, importance, e5m3_to_f32(*byte));
         let best = tried.min_by(|one, other| error(one).total_cmp(&error(other)));
@@ -68,11 +72,9 @@ impl<const BITS: usize> Encoder for Plain<BITS> {
 
     fn round(&self, block: &mut Parts, at: usize, values: &mut [f32], _: &[f32]) {
         let scale = e5m3_to_f32(block.scales[0] as u8);
-        let integer = if scale == 0.0 { 0 } else { Self::nearest(values[0], 1.0 / scale) };
-        // Five and six bits are stored above zero, eight bits as a signed byte.
-        let stored = if BITS == 8 { integer & 0xff } else { integer + Self::LIMIT as i32 + 1 };
-        block.codes[at] = stored as u16;
-        values[0] = scale * integer as f32;
+        let code = if scale == 0.0 { 0 } else { Self::nearest(values[0], 1.0 / scale) };
+        block.codes[at] = u16::from(code as u8);
+        values[0] = scale * f32::from(code);
     }
 }
 
@@ -83,33 +85,57 @@ impl<const BITS: usize> Trellis<BITS> {
     /// How many bits of a window are older than its own code, and the states that they make.
     const OLDER: usize = WINDOW - BITS;
     const STATES: usize = 1 << Self::OLDER;
-    const CODES: usize = 1 << BITS;
-    /// The root mean square of a table, in its units, over that of the weights it was made for.
-    const SPREAD: f32 = [SPREADS[0], SPREADS[1], SPREADS[2]][BITS - 2];
+    /// The root mean square of a block's weights, in units of the table, that suits the table.
+    const SPREAD: f32 = [47.0, 45.0, 43.0, 42.0, 41.0][BITS - 2];
 
     /// The state that the stream is in behind the scale `byte`.
     fn start(byte: u8) -> usize {
         usize::from(byte) >> (8 - Self::OLDER)
     }
+}
 
-    /// Finds the best path for a block.
-    fn search(byte: u8, values: &[f32], importance: &[f32], coupling: Option<Coupling<'_>>) -> Path {
-        Isa::detect().run(Search::<BITS> { byte, values, importance, coupling })
+/// Scales that are tried at once.
+const LANES: usize = 16;
+
+/// The least weighted squared error that a block has with each of [`LANES`] scales, by Viterbi's search.
+struct Errors<'a, const BITS: usize> {
+    bytes: [u8; LANES],
+    values: &'a [f32],
+    importance: &'a [f32],
+}
+
+impl<const BITS: usize> Kernel for Errors<'_, BITS> {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> [f32; LANES] {
+        let states = Trellis::<BITS>::STATES;
+        let scales = self.bytes.map(e5m3_to_f32);
+        let mut now = [[f32::INFINITY; LANES]; MAX_STATES];
+        for (lane, &byte) in self.bytes.iter().enumerate() {
+            now[Trellis::<BITS>::start(byte)][lane] = 0.0;
+        }
+        for (&value, &importance) in self.values.iter().zip(self.importance) {
+            let mut next = [[f32::INFINITY; LANES]; MAX_STATES];
+            for (window, &level) in TABLES[BITS - 2].iter().enumerate() {
+                let (old, new) = (&now[window & (states - 1)], &mut next[window >> BITS]);
+                let level = f32::from(level);
+                for lane in 0..LANES {
+                    let off = value - scales[lane] * level;
+                    let error = old[lane] + importance * off * off;
+                    new[lane] = if error < new[lane] { error } else { new[lane] };
+                }
+            }
+            now = next;
+        }
+        now[..states]
+            .iter()
+            .fold([f32::INFINITY; LANES], |best, errors| core::array::from_fn(|lane| best[lane].min(errors[lane])))
     }
 }
 
-/// Table units for one standard deviation of a block's weights.
-const SPREADS: [f32; 3] = [48.9, 45.1, 42.4];
-/// Scales that are tried on either side of the one that the block's root mean square suggests.
-const TRIED: i32 = 5;
-
-/// The codes of a block and what they cost.
-struct Path {
-    codes: [u8; BLOCK],
-    error: f32,
-}
-
-/// Viterbi's search for the path of least weighted squared error.
+/// The codes of the path of least weighted squared error, by Viterbi's search; with a coupling, each path that survives moves
+/// its own targets.
 struct Search<'a, const BITS: usize> {
     byte: u8,
     values: &'a [f32],
@@ -117,68 +143,60 @@ struct Search<'a, const BITS: usize> {
     coupling: Option<Coupling<'a>>,
 }
 
-/// What is known of each state: the error of the best path to it, and what its errors add to the weights to come.
-#[derive(Clone, Copy)]
-struct Survivors {
-    error: [f32; MAX_STATES],
-    added: [[f32; BLOCK]; MAX_STATES],
-}
-
 impl<const BITS: usize> Kernel for Search<'_, BITS> {
-    type Output = Path;
+    type Output = [u8; WEIGHTS];
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> Path {
+    fn run<S: Simd>(self, _: S) -> [u8; WEIGHTS] {
         let scale = e5m3_to_f32(self.byte);
         let levels = TABLES[BITS - 2].map(|level| scale * f32::from(level));
         let states = Trellis::<BITS>::STATES;
-        let mut now = Survivors { error: [f32::INFINITY; MAX_STATES], added: [[0.0; BLOCK]; MAX_STATES] };
-        now.error[Trellis::<BITS>::start(self.byte)] = 0.0;
-        // The window by which each state was best reached from the one before.
-        let mut came_by = [[0u8; MAX_STATES]; BLOCK];
+        let mut error = [f32::INFINITY; MAX_STATES];
+        error[Trellis::<BITS>::start(self.byte)] = 0.0;
+        // What the misses of the best path to each state add to the targets to come; one set is read, one written.
+        let (mut added, mut next_added) = ([[0.0f32; WEIGHTS]; MAX_STATES], [[0.0f32; WEIGHTS]; MAX_STATES]);
+        // The window by which each state was best reached.
+        let mut came_by = [[0u8; MAX_STATES]; WEIGHTS];
         for (i, (&value, &importance)) in self.values.iter().zip(self.importance).enumerate() {
-            let mut next = Survivors { error: [f32::INFINITY; MAX_STATES], ..now };
-            let mut costs = [0.0; WINDOWS];
-            for (window, cost) in costs.iter_mut().enumerate() {
+            let target: [f32; MAX_STATES] = core::array::from_fn(|state| value + added[state][i]);
+            let mut errors = [0.0; WINDOWS];
+            for window in 0..WINDOWS {
                 let old = window & (states - 1);
-                let off = value + now.added[old][i] - levels[window];
-                *cost = now.error[old] + importance * off * off;
+                let off = target[old] - levels[window];
+                errors[window] = error[old] + importance * off * off;
             }
             for new in 0..states {
-                let reached = new << BITS..(new + 1) << BITS;
-                for window in reached {
-                    if costs[window] < next.error[new] {
-                        next.error[new] = costs[window];
-                        came_by[i][new] = window as u8;
-                    }
+                let mut best = new << BITS;
+                for window in best + 1..(new + 1) << BITS {
+                    best = if errors[window] < errors[best] { window } else { best };
                 }
+                came_by[i][new] = best as u8;
+                error[new] = errors[best];
                 if let Some(coupling) = &self.coupling {
-                    let window = usize::from(came_by[i][new]);
-                    let old = window & (states - 1);
-                    let off = value + now.added[old][i] - levels[window];
-                    next.added[new] = now.added[old];
-                    for (added, share) in next.added[new][i + 1..].iter_mut().zip(&coupling.row(i)[i + 1..]) {
-                        *added += off * share;
+                    let old = best & (states - 1);
+                    let off = target[old] - levels[best];
+                    let shares = coupling.row(i);
+                    for (k, &share) in shares.iter().enumerate().skip(i + 1) {
+                        next_added[new][k] = added[old][k] + off * share;
                     }
                 }
             }
-            now = next;
+            std::mem::swap(&mut added, &mut next_added);
         }
-        let best = (0..states).min_by(|&one, &other| now.error[one].total_cmp(&now.error[other])).unwrap_or(0);
-        let mut path = Path { codes: [0; BLOCK], error: now.error[best] };
-        let mut state = best;
+        let mut state = (0..states).min_by(|&one, &other| error[one].total_cmp(&error[other])).unwrap_or(0);
+        let mut codes = [0; WEIGHTS];
         for i in (0..self.values.len()).rev() {
             let window = usize::from(came_by[i][state]);
-            path.codes[i] = (window >> Trellis::<BITS>::OLDER) as u8;
+            codes[i] = (window >> Trellis::<BITS>::OLDER) as u8;
             state = window & (states - 1);
         }
-        path
+        codes
     }
 }
 
 impl<const BITS: usize> Encoder for Trellis<BITS> {
     fn group(&self) -> usize {
-        BLOCK
+        WEIGHTS
     }
 
     fn fit(&self, values: &[f32], importance: &[f32], block: &mut Parts) {
@@ -189,11 +207,11 @@ impl<const BITS: usize> Encoder for Trellis<BITS> {
             block.scales[0] = 0;
             return;
         }
-        let middle = i32::from(scale_below(spread / Self::SPREAD));
-        let tried = (middle - TRIED).max(1)..=(middle + TRIED).min(255);
-        let error = |byte: &i32| Self::search(*byte as u8, values, importance, None).error;
-        let best = tried.map(|byte| (byte, error(&byte))).min_by(|one, other| one.1.total_cmp(&other.1));
-        block.scales[0] = best.map_or(middle, |(byte, _)| byte) as i16;
+        let first = scale_below(spread / Self::SPREAD).saturating_sub(LANES as u8 / 2).clamp(1, u8::MAX - LANES as u8);
+        let bytes = core::array::from_fn(|lane| first + lane as u8);
+        let errors = ISA.run(Errors::<BITS> { bytes, values, importance });
+        let best = (0..LANES).min_by(|&one, &other| errors[one].total_cmp(&errors[other])).unwrap_or(0);
+        block.scales[0] = i16::from(bytes[best]);
     }
 
     fn round(&self, block: &mut Parts, _: usize, values: &mut [f32], importance: &[f32]) {
@@ -203,18 +221,16 @@ impl<const BITS: usize> Encoder for Trellis<BITS> {
     fn round_block(&self, block: &mut Parts, values: &mut [f32], importance: &[f32], coupling: Option<Coupling<'_>>) {
         let byte = block.scales[0] as u8;
         if byte == 0 {
-            block.codes[..BLOCK].fill(0);
+            block.codes[..WEIGHTS].fill(0);
             values.fill(0.0);
             return;
         }
-        let path = Self::search(byte, values, importance, coupling);
+        let codes = ISA.run(Search::<BITS> { byte, values, importance, coupling });
         let scale = e5m3_to_f32(byte);
         let mut window = Self::start(byte);
         for (i, value) in values.iter_mut().enumerate() {
-            let code = usize::from(path.codes[i]);
-            debug_assert!(code < Self::CODES);
-            window |= code << Self::OLDER;
-            block.codes[i] = code as u16;
+            window |= usize::from(codes[i]) << Self::OLDER;
+            block.codes[i] = u16::from(codes[i]);
             *value = scale * f32::from(TABLES[BITS - 2][window]);
             window >>= BITS;
         }

@@ -78,9 +78,9 @@ pub fn encoder(kind: Type) -> Option<&'static dyn Encoder> {
         Type::Q2_W => &any_width::Trellis::<2>,
         Type::Q3_W => &any_width::Trellis::<3>,
         Type::Q4_W => &any_width::Trellis::<4>,
-        Type::Q5_W => &any_width::Plain::<5>,
-        Type::Q6_W => &any_width::Plain::<6>,
-        Type::Q8_W => &any_width::Plain::<8>,
+        Type::Q5_W => &any_width::Trellis::<5>,
+        Type::Q6_W => &any_width::Trellis::<6>,
+        Type::Q8_W => &any_width::Plain,
         _ => return None,
     })
 }

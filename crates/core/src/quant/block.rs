@@ -40,55 +40,28 @@ impl<F: Block<N>, const N: usize> Tile<F> for Rows<N> {
         out: &mut [[f32; TILE]; T],
     ) {
         let n_blocks = rows[0].len() / N;
-        let whole: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_blocks]);
-        let activations = activations.map(|a| Blocks { q: a.q, scale: a.scale, sum: a.sum });
+        let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_blocks]);
+        let q = activations.map(|a| &a.q[..n_blocks]);
+        let scales = activations.map(|a| &a.scale[..n_blocks]);
+        let sums = activations.map(|a| &a.sum[..n_blocks]);
         let mut totals = [s.rows_splat(0.0); T];
         for block in 0..n_blocks {
-            let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &whole[r][block]);
-            add_block::<F, S, N, T>(s, &blocks, &activations, block, &mut totals);
-        }
-        let rest = rows[0].len() % N;
-        if rest > 0 {
-            // A format for rows of any length: what is missing of the last block meets activations of zero.
-            let padded: [[u8; N]; TILE] = rows.map(|row| {
-                let mut block = [0; N];
-                block[..rest].copy_from_slice(&row[n_blocks * N..]);
-                block
-            });
-            add_block::<F, S, N, T>(s, &padded.each_ref(), &activations, n_blocks, &mut totals);
+            let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][block]);
+            let weight_scale = F::scales(s, &blocks);
+            for t in 0..T {
+                let a = s.bytes(&q[t][block].map(|q| q as u8));
+                let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
+                let sum = s.rows(products, F::BIAS * sums[t][block]);
+                let scale = s.rows_splat(scales[t][block]);
+                totals[t] = s.rows_add(totals[t], s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
+                if let Some(at) = F::MIN_AT {
+                    let min = s.rows_mul(halves_at(s, &blocks, at), scale);
+                    totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows_splat(sums[t][block] as f32), min));
+                }
+            }
         }
         for t in 0..T {
             s.rows_store(totals[t], &mut out[t]);
-        }
-    }
-}
-
-/// The blocks of one activation.
-struct Blocks<'a> {
-    q: &'a [[i8; BLOCK]],
-    scale: &'a [f32],
-    sum: &'a [i32],
-}
-
-/// Adds the products of block number `block` to the sums of each activation.
-#[inline(always)]
-fn add_block<F: Block<N>, S: Simd, const N: usize, const T: usize>(
-    s: S,
-    blocks: &[&[u8; N]; TILE],
-    activations: &[Blocks<'_>; T],
-    block: usize,
-    totals: &mut [S::R; T],
-) {
-    let weight_scale = F::scales(s, blocks);
-    for (activation, total) in activations.iter().zip(totals) {
-        let a = s.bytes(&activation.q[block].map(|q| q as u8));
-        let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
-        let sum = s.rows(products, F::BIAS * activation.sum[block]);
-        let scale = s.rows_splat(activation.scale[block]);
-        *total = s.rows_add(*total, s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
-        if let Some(at) = F::MIN_AT {
-            let min = s.rows_mul(halves_at(s, blocks, at), scale);
-            *total = s.rows_add(*total, s.rows_mul(s.rows_splat(activation.sum[block] as f32), min));
         }
     }
 }

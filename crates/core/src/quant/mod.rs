@@ -261,12 +261,12 @@ pub const TYPES: &[Row] = &[
     (Type::TQ2_0,   35, "TQ2_0",   256,  66),
     (Type::MXFP4,   39, "MXFP4",    32,  17),
     // Ours, numbered far from ggml's.
-    (Type::Q2_W, OURS + 2, "Q2_W",  32,   9),
-    (Type::Q3_W, OURS + 3, "Q3_W",  32,  13),
-    (Type::Q4_W, OURS + 4, "Q4_W",  32,  17),
-    (Type::Q5_W, OURS + 5, "Q5_W",  32,  21),
-    (Type::Q6_W, OURS + 6, "Q6_W",  32,  25),
-    (Type::Q8_W, OURS + 8, "Q8_W",  32,  33),
+    (Type::Q2_W, OURS + 2, "Q2_W",  64,  17),
+    (Type::Q3_W, OURS + 3, "Q3_W",  64,  25),
+    (Type::Q4_W, OURS + 4, "Q4_W",  64,  33),
+    (Type::Q5_W, OURS + 5, "Q5_W",  64,  41),
+    (Type::Q6_W, OURS + 6, "Q6_W",  64,  49),
+    (Type::Q8_W, OURS + 8, "Q8_W",  64,  65),
 ];
 
 impl Type {
