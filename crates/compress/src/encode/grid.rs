@@ -9,10 +9,14 @@
 
 use super::scaled::{Codebook, Measure, Scaled, Scales, targets};
 use smidgen_core::quant::{Parts, Type};
+use std::ops::Range;
 use std::sync::LazyLock;
 
 /// The most coordinates of a point, and weights of a group.
 const MAX_GROUP: usize = 8;
+
+/// The most values of a coordinate.
+const MAX_LEVELS: usize = 8;
 
 /// The most halves of points: four coordinates of three values.
 const MAX_HALVES: usize = 81;
@@ -23,8 +27,10 @@ struct Grid {
     levels: Vec<f32>,
     /// Coordinates of a point.
     n_dims: usize,
-    /// Each first half of a point, with where the points that begin with it lie in `points`.
-    firsts: Vec<(usize, std::ops::Range<usize>)>,
+    /// The first halves of points.
+    firsts: Vec<u16>,
+    /// Where the points that begin with each half lie in `points`.
+    beginning_with: Vec<Range<usize>>,
     /// The second half of each point and its number.
     points: Vec<(u16, u16)>,
     /// The coordinates of each point by number.
@@ -46,47 +52,39 @@ impl Grid {
             .map(|(i, point)| (number(&point[..n_dims / 2]), number(&point[n_dims / 2..n_dims]) as u16, i as u16))
             .collect();
         points.sort_unstable();
-        let mut firsts: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
-        for (at, &(first, ..)) in points.iter().enumerate() {
-            match firsts.last_mut().filter(|(last, _)| *last == first) {
-                Some((_, range)) => range.end = at + 1,
-                None => firsts.push((first, at..at + 1)),
-            }
-        }
+        let mut firsts: Vec<u16> = points.iter().map(|point| point.0 as u16).collect();
+        firsts.dedup();
+        let beginning_with = |half: usize| {
+            points.partition_point(|point| point.0 < half)..points.partition_point(|point| point.0 <= half)
+        };
         Grid {
             levels: levels.iter().map(|&level| f32::from(level)).collect(),
             n_dims,
             firsts,
+            beginning_with: (0..levels.len().pow(n_dims as u32 / 2)).map(beginning_with).collect(),
             points: points.iter().map(|&(_, second, number)| (second, number)).collect(),
             coordinates: integers.iter().map(|point| point.map(f32::from)).collect(),
         }
     }
 
-    /// The number of the point of least `cost`, which grows with either half; no point that begins with a first half
-    /// costs less than its `bound`.
-    fn least(&self, bound: impl Fn(usize) -> f32, cost: impl Fn(usize, usize) -> f32) -> (f32, u16) {
+    /// The cost and the number of the cheapest point. No point that begins with a first half costs less than its `bound`;
+    /// those that begin with `start` are looked at first.
+    #[inline(always)]
+    fn cheapest(&self, start: usize, bound: impl Fn(usize) -> f32, cost: impl Fn(usize, usize) -> f32) -> (f32, u16) {
         let mut best = (f32::INFINITY, self.points[0].1);
-        let visit = |first: usize, range: &std::ops::Range<usize>, best: &mut (f32, u16)| {
-            for &(second, number) in &self.points[range.clone()] {
+        let visit = |first: usize, points: &[(u16, u16)], best: &mut (f32, u16)| {
+            for &(second, number) in points {
                 let cost = cost(first, usize::from(second));
                 if cost < best.0 {
                     *best = (cost, number);
                 }
             }
         };
-        // The most promising first: then most others need not be visited.
-        let mut promising = (f32::INFINITY, 0);
-        for (i, (first, _)) in self.firsts.iter().enumerate() {
-            let bound = bound(*first);
-            if bound < promising.0 {
-                promising = (bound, i);
-            }
-        }
-        let (first, range) = &self.firsts[promising.1];
-        visit(*first, range, &mut best);
-        for (first, range) in &self.firsts {
-            if bound(*first) < best.0 {
-                visit(*first, range, &mut best);
+        visit(start, &self.points[self.beginning_with[start].clone()], &mut best);
+        for &first in &self.firsts {
+            let first = usize::from(first);
+            if bound(first) < best.0 && first != start {
+                visit(first, &self.points[self.beginning_with[first].clone()], &mut best);
             }
         }
         best
@@ -97,6 +95,8 @@ impl Grid {
 struct Costs {
     plain: [f32; MAX_HALVES],
     flipped: [f32; MAX_HALVES],
+    /// The half that costs least, before any sign is changed, and bounds below which no half costs.
+    cheapest: usize,
     least_plain: f32,
     least_flipped: f32,
 }
@@ -104,34 +104,54 @@ struct Costs {
 impl Costs {
     /// The costs of the halves for `targets`, as many as a half has coordinates.
     fn new(levels: &[f32], shift: f32, scale: f32, targets: &[f32], importance: &[f32], flip: bool) -> Costs {
-        let mut costs = Costs {
-            plain: [0.0; MAX_HALVES],
-            flipped: [f32::INFINITY; MAX_HALVES],
-            least_plain: f32::INFINITY,
-            least_flipped: f32::INFINITY,
-        };
+        let (plain, flipped) = ([0.0; MAX_HALVES], [f32::INFINITY; MAX_HALVES]);
+        let mut costs = Costs { plain, flipped, cheapest: 0, least_plain: 0.0, least_flipped: 0.0 };
+        let mut least_extra = f32::INFINITY;
         let mut len = 1;
         for (target, importance) in targets.iter().zip(importance) {
-            for (i, level) in levels.iter().enumerate().rev() {
+            let (mut cost, mut extra) = ([0.0; MAX_LEVELS], [0.0; MAX_LEVELS]);
+            for ((cost, extra), level) in cost.iter_mut().zip(&mut extra).zip(levels) {
                 let reach = scale * (level + shift);
-                let cost = importance * (target - reach) * (target - reach);
-                let extra = 4.0 * importance * target * reach;
-                // From the last level down, so that the costs so far, which lie where the first goes, go last.
-                for half in 0..len {
-                    if flip {
-                        costs.flipped[i * len + half] = costs.flipped[half].min(extra);
-                    }
-                    costs.plain[i * len + half] = costs.plain[half] + cost;
+                *cost = importance * (target - reach) * (target - reach);
+                *extra = 4.0 * importance * target * reach;
+            }
+            let (cost, extra) = (&cost[..levels.len()], &extra[..levels.len()]);
+            extend(&mut costs.plain, len, cost, |half, cost| half + cost);
+            let (mut digit, mut least) = (0, cost[0]);
+            for (i, &cost) in cost.iter().enumerate() {
+                if cost < least {
+                    (digit, least) = (i, cost);
                 }
+            }
+            costs.cheapest += digit * len;
+            costs.least_plain += least;
+            if flip {
+                extend(&mut costs.flipped, len, extra, |half, extra| if half < extra { half } else { extra });
+                least_extra = extra.iter().fold(least_extra, |least, &extra| if extra < least { extra } else { least });
             }
             len *= levels.len();
         }
-        for (plain, flipped) in costs.plain[..len].iter().zip(&mut costs.flipped) {
-            *flipped += plain;
-            costs.least_plain = costs.least_plain.min(*plain);
-            costs.least_flipped = costs.least_flipped.min(*flipped);
+        if flip {
+            for (flipped, plain) in costs.flipped[..len].iter_mut().zip(&costs.plain) {
+                *flipped += plain;
+            }
+            costs.least_flipped = costs.least_plain + least_extra;
         }
         costs
+    }
+}
+
+/// Extends a table of the first `len` numbers by a digit, of which `terms` has what each value brings.
+#[inline(always)]
+fn extend(table: &mut [f32; MAX_HALVES], len: usize, terms: &[f32], join: impl Fn(f32, f32) -> f32) {
+    let (before, after) = table.split_at_mut(len);
+    for (after, term) in after.chunks_exact_mut(len).zip(&terms[1..]) {
+        for (after, before) in after.iter_mut().zip(before.iter()) {
+            *after = join(*before, *term);
+        }
+    }
+    for before in before {
+        *before = join(*before, terms[0]);
     }
 }
 
@@ -185,11 +205,15 @@ impl Points {
         let half = grid.n_dims / 2;
         let first = Costs::new(&grid.levels, shift, scale, &targets[..half], &importance[..half], flip);
         let second = Costs::new(&grid.levels, shift, scale, &targets[half..], &importance[half..], flip);
-        let plain = || grid.least(|f| first.plain[f] + second.least_plain, |f, s| first.plain[f] + second.plain[s]);
+        let plain = || {
+            let bound = |f: usize| first.plain[f] + second.least_plain;
+            grid.cheapest(first.cheapest, bound, |f, s| first.plain[f] + second.plain[s])
+        };
         if !flip {
             return [plain(); 2];
         }
-        let flipped = grid.least(
+        let flipped = grid.cheapest(
+            first.cheapest,
             |f| (first.plain[f] + second.least_flipped).min(first.flipped[f] + second.least_plain),
             |f, s| (first.plain[f] + second.flipped[s]).min(first.flipped[f] + second.plain[s]),
         );

@@ -203,8 +203,8 @@ impl<B: Codebook> Scaled<B> {
         best.1
     }
 
-    /// Gives each part the integer under which its error is smallest, of the one it has and its neighbours.
-    fn settle(&self, d: f32, parts: &mut [Part], values: &[f32], importance: &[f32]) -> f32 {
+    /// Gives each part the integer under which its error is smallest, of the one it has and those up to `reach` away.
+    fn settle(&self, d: f32, reach: i16, parts: &mut [Part], values: &[f32], importance: &[f32]) -> f32 {
         let shared = d * self.factor;
         let mut total = 0.0;
         for (i, part) in parts.iter_mut().enumerate() {
@@ -212,10 +212,10 @@ impl<B: Codebook> Scaled<B> {
             let (values, importance) = (&values[range.clone()], &importance[range]);
             let middle = part.integer;
             part.measure.error = f32::INFINITY;
-            let mut tried = None;
-            for integer in [middle, middle - self.scales.step(), middle + self.scales.step()] {
-                let integer = self.scales.nearest(f32::from(integer));
-                if tried.replace(integer) == Some(integer) {
+            let step = self.scales.step();
+            for distance in -reach..=reach {
+                let integer = middle + distance * step;
+                if self.scales.nearest(f32::from(integer)) != integer {
                     continue;
                 }
                 let measure = self.book.measure(part.variant, shared * f32::from(integer), values, importance);
@@ -249,8 +249,10 @@ impl<B: Codebook> Encoder for Scaled<B> {
             part.integer = self.scales.nearest(if d == 0.0 { 0.0 } else { part.free / (d * self.factor) });
         }
         let mut best = f32::INFINITY;
-        for _ in 0..ROUNDS {
-            let error = self.settle(d, parts, values, importance);
+        for round in 0..ROUNDS {
+            // Another shared scale seldom asks for other integers; where trying costs little, they are tried.
+            let reach = if round == 0 || self.book.group() == 1 { 1 } else { 0 };
+            let error = self.settle(d, reach, parts, values, importance);
             if error < best {
                 best = error;
             } else {
