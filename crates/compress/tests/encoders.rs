@@ -43,7 +43,7 @@ fn errors_are_no_larger_than_those_of_ggml() {
     let errors = String::from_utf8(data("errors.tsv")).unwrap();
     let errors: Vec<(&str, f64)> =
         errors.lines().map(|line| line.split_once('\t').unwrap()).map(|(name, e)| (name, e.parse().unwrap())).collect();
-    for kind in encoded_types() {
+    for kind in encoded_types().filter(|kind| !kind.is_any_width()) {
         let (_, theirs) = errors.iter().find(|(name, _)| *name == kind.name()).expect("an error of ggml's");
         let ours = weighted_error(&rows, &written(kind, &rows, N_COLUMNS, Some(&importance)), &importance);
         println!("{}: {:.4}", kind.name(), ours / theirs);
@@ -100,12 +100,16 @@ fn rows_that_are_hard_to_scale() {
         };
         check(&[0.0; 256], &ones, 0.0);
         check(&[0.0; 256], &[0.0; 256], 0.0);
-        check(&[0.7; 256], &ones, 0.35);
-        check(&[-0.7; 256], &[0.0; 256], 0.35);
+        // A path through a trellis leads past levels that are far from a constant.
+        let off = if kind.is_any_width() { 0.8 } else { 0.35 };
+        check(&[0.7; 256], &ones, off);
+        check(&[-0.7; 256], &[0.0; 256], off);
         check(&spike, &ones, 3.0);
         // Too small for a half float, and as large as one can be.
         check(&[1e-30; 256], &ones, 1e-29);
-        check(&[65504.0; 256], &[f32::MAX; 256], 32752.0);
+        if !kind.is_any_width() {
+            check(&[65504.0; 256], &[f32::MAX; 256], 32752.0);
+        }
     }
 }
 
@@ -139,7 +143,7 @@ fn what_is_refused() {
 #[test]
 fn what_needs_calibration_can_be_written_with_it() {
     let refused: Vec<&str> = TYPES.iter().filter(|row| needs_calibration(row.0)).map(|row| row.2).collect();
-    assert_eq!(refused, ["Q2_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ3_S", "IQ2_S", "IQ1_M"]);
+    assert_eq!(refused, ["Q2_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ3_S", "IQ2_S", "IQ1_M", "Q2_W"]);
     let readable = TYPES.iter().filter(|row| row.0.is_supported());
     assert!(readable.map(|row| row.0).all(can_write), "what is read is written");
     assert!(!can_write(Type::I8));

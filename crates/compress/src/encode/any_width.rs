@@ -7,6 +7,7 @@ use smidgen_core::quant::Parts;
 use smidgen_core::quant::any_width::{TABLES, WEIGHTS, WINDOW};
 use smidgen_core::simd::{Isa, Kernel, Simd};
 
+use super::weights::{Importance, inverse};
 use super::{Coupling, Encoder};
 
 /// Windows of the stream: each has a level.
@@ -43,7 +44,7 @@ impl Plain {
     }
 
     fn error(values: &[f32], importance: &[f32], scale: f32) -> f32 {
-        let inverse = 1.0 / scale;
+        let inverse = inverse(scale);
         let errors = values.iter().zip(importance).map(|(&value, &importance)| {
             let off = value - scale * f32::from(Self::nearest(value, inverse));
             importance * off * off
@@ -58,13 +59,10 @@ impl Encoder for Plain {
     }
 
     fn fit(&self, values: &[f32], importance: &[f32], block: &mut Parts) {
-        let largest = largest(values);
-        if largest == 0.0 {
-            block.scales[0] = 0;
-            return;
-        }
-        let top = scale_below(largest / 127.0).saturating_add(1);
-        let tried = top.saturating_sub(Self::TRIED).max(1)..=top;
+        let top = scale_below(largest(values) / 127.0).saturating_add(1);
+        let tried = top.saturating_sub(Self::TRIED)..=top;
+        let importance = Importance::new(importance);
+        let importance = importance.of(values);
         let error = |byte: &u8| Self::error(values, importance, e5m3_to_f32(*byte));
         let best = tried.min_by(|one, other| error(one).total_cmp(&error(other)));
         block.scales[0] = i16::from(best.unwrap_or(top));
@@ -72,7 +70,7 @@ impl Encoder for Plain {
 
     fn round(&self, block: &mut Parts, at: usize, values: &mut [f32], _: &[f32]) {
         let scale = e5m3_to_f32(block.scales[0] as u8);
-        let code = if scale == 0.0 { 0 } else { Self::nearest(values[0], 1.0 / scale) };
+        let code = Self::nearest(values[0], inverse(scale));
         block.codes[at] = u16::from(code as u8);
         values[0] = scale * f32::from(code);
     }
@@ -200,18 +198,18 @@ impl<const BITS: usize> Encoder for Trellis<BITS> {
     }
 
     fn fit(&self, values: &[f32], importance: &[f32], block: &mut Parts) {
+        let importance = Importance::new(importance);
+        let importance = importance.of(values);
         let weight: f32 = importance.iter().sum();
         let power: f32 = values.iter().zip(importance).map(|(value, importance)| importance * value * value).sum();
-        let spread = (power / weight.max(f32::MIN_POSITIVE)).sqrt().max(largest(values) / 8.0);
-        if spread == 0.0 {
-            block.scales[0] = 0;
-            return;
-        }
+        // A block with one large weight has a small mean square.
+        let spread = (power / weight).sqrt().max(largest(values) / 8.0);
         let first = scale_below(spread / Self::SPREAD).saturating_sub(LANES as u8 / 2).clamp(1, u8::MAX - LANES as u8);
         let bytes = core::array::from_fn(|lane| first + lane as u8);
         let errors = ISA.run(Errors::<BITS> { bytes, values, importance });
         let best = (0..LANES).min_by(|&one, &other| errors[one].total_cmp(&errors[other])).unwrap_or(0);
-        block.scales[0] = i16::from(bytes[best]);
+        // Zero is the best scale of nothing, and of what is too small for any other.
+        block.scales[0] = if errors[best] < power { i16::from(bytes[best]) } else { 0 };
     }
 
     fn round(&self, block: &mut Parts, _: usize, values: &mut [f32], importance: &[f32]) {
@@ -225,6 +223,8 @@ impl<const BITS: usize> Encoder for Trellis<BITS> {
             values.fill(0.0);
             return;
         }
+        let importance = Importance::new(importance);
+        let importance = importance.of(values);
         let codes = ISA.run(Search::<BITS> { byte, values, importance, coupling });
         let scale = e5m3_to_f32(byte);
         let mut window = Self::start(byte);

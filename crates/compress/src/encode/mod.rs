@@ -138,7 +138,7 @@ pub enum EncodeError {
     Columns(Type, usize),
     /// This type is not written without importances.
     NeedsCalibration(Type),
-    /// The weight in this row and column is not finite, or beyond what a half float holds, and so may its scale be.
+    /// The weight in this row and column is not finite, or beyond what the scales of the type hold.
     Weight(usize, usize, f32),
     /// The importance of this column is not a finite number of zero or more.
     Importance(usize),
@@ -193,7 +193,7 @@ pub fn quantize_rows(
     };
     assert!(rows.len().is_multiple_of(n_columns), "whole rows");
     assert_eq!(out.len() as u64, row_bytes * (rows.len() / n_columns) as u64, "the bytes of as many rows");
-    let largest = if matches!(kind, Type::F32 | Type::BF16) { f32::MAX } else { LARGEST };
+    let largest = largest(kind);
     if let Some(i) = rows.iter().position(|weight| !(-largest..=largest).contains(weight)) {
         return Err(EncodeError::Weight(i / n_columns, i % n_columns, rows[i]));
     }
@@ -240,6 +240,16 @@ fn presumed(values: &[f32]) -> [f32; weights::MAX_BLOCK] {
 
 /// The largest half float.
 const LARGEST: f32 = 65504.0;
+
+/// The largest weight that every encoder of `kind` finds a scale for.
+fn largest(kind: Type) -> f32 {
+    match kind {
+        Type::F32 | Type::BF16 => f32::MAX,
+        // The largest scale, 3.75, times the least of the largest levels.
+        kind if kind.is_any_width() => 3.75 * 111.0,
+        _ => LARGEST,
+    }
+}
 
 /// The half float nearest to `x`, or the largest one: scales are searched among what can be stored.
 fn half(x: f32) -> f32 {
