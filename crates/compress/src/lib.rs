@@ -3,3 +3,4 @@
 //! Block layouts are core's; this crate chooses what is written in them. Files and threads are the caller's.
 
 pub mod encode;
+pub mod recipe;
