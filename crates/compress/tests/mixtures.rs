@@ -92,7 +92,8 @@ fn every_tensor_has_the_type_that_llama_cpp_gives_it() {
                     let theirs = golden["letters"][letter.to_string()].as_str().unwrap();
                     let fits = kind.row_bytes(tensor.n_columns).is_some();
                     let kind = if fits { Some(kind) } else { Fallback::Llama.instead_of(kind, tensor.n_columns) };
-                    let place = format!("{name}, {} of {} layers, imatrix {has_importance}", tensor.name, shape.n_layers);
+                    let place =
+                        format!("{name}, {} of {} layers, imatrix {has_importance}", tensor.name, shape.n_layers);
                     assert_eq!(kind.unwrap().name(), theirs, "{place}");
                     n_compared += 1;
                 }
