@@ -116,7 +116,15 @@ impl Emission {
         &self.types
     }
 
-    /// The bytes before the first tensor's.
+    /// The bytes before the first tensor's: enough to parse, as of a file of [`Emission::file_bytes`].
+    pub fn header_image(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // A vector takes every byte.
+        let _ = self.header.write(&mut bytes);
+        bytes
+    }
+
+    /// The header itself.
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }

@@ -6,6 +6,7 @@ mod convert;
 mod inspect;
 mod man;
 mod plan;
+mod quantize;
 mod run;
 mod tokenize;
 
@@ -40,6 +41,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     subcommand!("inspect", "Show a model's metadata and tensors, and what is big", inspect),
     subcommand!("tokenize", "Print the token ids of a text", tokenize),
     subcommand!("convert", "Turn a model into a GGUF file", convert),
+    subcommand!("quantize", "Turn a model into a smaller GGUF file", quantize),
     subcommand!("completions", "Print the completions for a shell", completions),
     subcommand!("man", "Print the manual page", man),
 ];

@@ -8,4 +8,5 @@ mod files;
 mod generation;
 mod goldens;
 mod planning;
+mod quantize;
 mod smidgen;

@@ -7,6 +7,8 @@ use smidgen_core::quant::{TYPES, Type};
 pub enum Fallback {
     /// What llama.cpp takes without being asked: a wider type of 32 weights to a block, else F16.
     Llama,
+    /// The type for rows of any length whose bits are nearest.
+    AnyWidth,
     /// This type, where the rows can have it.
     To(Type),
 }
@@ -16,6 +18,7 @@ impl Fallback {
     pub fn instead_of(self, kind: Type, n_columns: u64) -> Option<Type> {
         match self {
             Fallback::Llama => Some(llama(kind, n_columns)),
+            Fallback::AnyWidth => any_width(kind),
             Fallback::To(other) => Some(other).filter(|other| other.row_bytes(n_columns).is_some()),
         }
     }
@@ -35,12 +38,10 @@ fn llama(kind: Type, n_columns: u64) -> Type {
     if wider.row_bytes(n_columns).is_some() { wider } else { Type::F16 }
 }
 
-/// The type for rows of any length whose bits are nearest to those of `kind` among `writable` ones; not fewer, as long as
-/// there is one.
-pub fn any_width(kind: Type, writable: impl Fn(Type) -> bool) -> Option<Type> {
-    let bits = |kind: Type| kind.bits_per_weight();
-    let any = TYPES.iter().map(|row| row.0).filter(|&other| other.block_len() == 1 && writable(other));
-    // Below its bits, the nearest one is the largest: a type in 5.5 bits is like one in 5.
-    let tolerance = bits(kind) * 0.9;
-    any.filter(|&other| bits(other) >= tolerance).min_by(|a, b| bits(*a).total_cmp(&bits(*b)))
+/// The type for rows of any length whose bits are nearest to those of `kind`.
+fn any_width(kind: Type) -> Option<Type> {
+    let distance = |other: Type| (other.bits_per_weight() - kind.bits_per_weight()).abs();
+    let of_any_length =
+        TYPES.iter().map(|row| row.0).filter(|other| other.is_supported() && other.row_bytes(1).is_some());
+    of_any_length.min_by(|a, b| distance(*a).total_cmp(&distance(*b)))
 }
