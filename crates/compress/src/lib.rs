@@ -3,4 +3,5 @@
 //! Block layouts are core's; this crate chooses what is written in them. Files and threads are the caller's.
 
 pub mod encode;
+pub mod feedback;
 pub mod recipe;
