@@ -6,6 +6,7 @@ pub mod args;
 pub mod commands;
 pub mod constraint;
 pub mod conversation;
+pub mod corpus;
 pub mod failure;
 pub mod generate;
 pub mod interrupt;

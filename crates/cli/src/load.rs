@@ -128,6 +128,27 @@ impl Source {
         Gguf::parse(self.bytes(), self.bytes().len() as u64).map_err(|error| self.refused(error))
     }
 
+    /// The context that the model was trained with, in tokens, and the size of its vocabulary.
+    ///
+    /// # Errors
+    /// A model that is not in order.
+    pub fn context_and_vocabulary(&self) -> Result<(usize, usize), Failure> {
+        let gguf = self.gguf()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| self.refused(error))?];
+        let model = Model::new(&gguf, &mut layers).map_err(|error| self.refused(error))?;
+        Ok((model.hparams().context_train, model.hparams().n_vocab))
+    }
+
+    /// Bits that a weight takes on average, the scales of its block included.
+    ///
+    /// # Errors
+    /// A header that is not in order.
+    pub fn bits_per_weight(&self) -> Result<f64, Failure> {
+        let gguf = self.gguf()?;
+        let sums = gguf.tensors().fold((0, 0), |(n_bytes, n), t| (n_bytes + t.n_bytes, n + t.n_weights()));
+        Ok(sums.0 as f64 * 8.0 / sums.1 as f64)
+    }
+
     /// The failure that this file is to blame for.
     pub fn refused(&self, error: impl Display) -> Failure {
         Failure::Input(format!("{}: {error}", self.name))
@@ -182,6 +203,19 @@ impl Budget {
         add("token ids", (plan.limits().context_tokens + 1) * size_of::<u32>());
         add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
         Ok(Self { lines })
+    }
+
+    /// The sum for the model in `source` as these flags would load it; nothing is loaded.
+    ///
+    /// # Errors
+    /// A model that is not in order, or that cannot be run with these flags.
+    pub fn of(source: &Source, args: &EngineArgs, sampling: &SamplingArgs) -> Result<Self, Failure> {
+        let gguf = source.gguf()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
+        let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
+        let settings = Settings::new(args, sampling, source, &gguf, &model)?;
+        let plan = Plan::new(&model, &settings.limits).map_err(|error| source.refused(error))?;
+        Self::new(source, &gguf, &model, &plan, &settings.params)
     }
 
     /// The sum of all lines: the planned bytes.
@@ -328,7 +362,10 @@ pub fn with_session<R>(
 }
 
 /// Refuses to load what would not stay within the memory it may take.
-fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
+///
+/// # Errors
+/// A budget that is larger than `ram`.
+pub fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
     match ram {
         Some(ram) if budget.with_process() > ram => Err(Failure::Budget(format!(
             "needs {} ({} planned, {} for the process), more than --ram {}; 'smidgen plan' with the same flags says what would fit",

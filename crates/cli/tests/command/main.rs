@@ -4,6 +4,7 @@ mod bad_input;
 mod chat;
 #[cfg(feature = "constrain")]
 mod constraint;
+mod eval;
 mod files;
 mod generation;
 mod goldens;
