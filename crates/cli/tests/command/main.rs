@@ -4,8 +4,10 @@ mod bad_input;
 mod chat;
 #[cfg(feature = "constrain")]
 mod constraint;
+mod eval;
 mod files;
 mod generation;
 mod goldens;
 mod planning;
+mod quantize;
 mod smidgen;
