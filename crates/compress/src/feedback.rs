@@ -105,7 +105,9 @@ pub fn quantize_rows(kind: Type, rows: &mut [f32], factor: &Factor, out: &mut [u
     let Some(encoder) = encode::encoder(kind) else {
         return kind.quantize(rows, out).map_err(|_| EncodeError::Unsupported(kind));
     };
+    let gain = encode::gain(kind, encoder);
     for (row, out) in rows.chunks_exact_mut(factor.n_columns).zip(out.chunks_exact_mut(row_bytes)) {
+        row.iter_mut().for_each(|weight| *weight *= gain);
         quantize_row(encoder, kind, factor, row, out);
     }
     Ok(())

@@ -6,6 +6,7 @@
 
 mod affine;
 mod any_width;
+mod gain;
 mod grid;
 mod levels;
 mod linear;
@@ -13,6 +14,7 @@ mod scaled;
 mod ternary;
 mod weights;
 
+pub(crate) use gain::gain;
 use smidgen_core::half::{f16_to_f32, f32_to_f16};
 use smidgen_core::quant::{Parts, Type};
 
@@ -213,6 +215,8 @@ pub fn quantize_rows(
     let Some(encoder) = encoder(kind) else {
         return kind.quantize(rows, out).map_err(|_| EncodeError::Unsupported(kind));
     };
+    // The scales of the any-width family are too coarse to be corrected once the codes are chosen.
+    let gain = if kind.is_any_width() { gain(kind, encoder) } else { 1.0 };
     for (row, out) in rows.chunks(n_columns).zip(out.chunks_mut(row_bytes)) {
         let mut column = 0;
         for (values, bytes) in row.chunks(kind.block_len()).zip(out.chunks_mut(kind.block_bytes())) {
@@ -220,8 +224,8 @@ pub fn quantize_rows(
             let importance = importance.map_or(&presumed[..values.len()], |all| &all[column..column + values.len()]);
             let (mut parts, mut rounded) = (Parts::ZERO, [0.0; weights::MAX_BLOCK]);
             let rounded = &mut rounded[..values.len()];
-            rounded.copy_from_slice(values);
-            encoder.fit(values, importance, &mut parts);
+            rounded.iter_mut().zip(values).for_each(|(rounded, value)| *rounded = gain * value);
+            encoder.fit(rounded, importance, &mut parts);
             encoder.round_block(&mut parts, rounded, importance, None);
             kind.pack(&parts, bytes).map_err(|_| EncodeError::Unsupported(kind))?;
             column += values.len();
