@@ -4,20 +4,21 @@ use crate::args::EngineArgs;
 use crate::failure::{Failure, Status};
 use crate::load::host_failure;
 use crate::progress::Bar;
-use crate::quantize::choice::{self, Chosen, Override, Wish};
+use crate::quantize::choice::{self, Override, Wish};
 use crate::quantize::forecast::{self, Memory, OfType, Sizes, tensor_bytes};
+use crate::quantize::imatrix::ImatrixFile;
 use crate::quantize::names;
-use crate::quantize::rounding::{Rounding, can_write};
+use crate::quantize::rounding::Rounding;
+use crate::quantize::work::{Work, stored_header};
 use crate::report::{self, Table, count};
 use clap::Args;
 use serde::Serialize;
 use smidgen_compress::recipe::fallback::Fallback;
-use smidgen_compress::recipe::{Choices, Recipe, Tensor};
-use smidgen_core::bytes::Endian;
+use smidgen_compress::recipe::{Choices, Recipe};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
 use smidgen_host::Import;
-use smidgen_host::emit::{Emission, FileType, Means, Target};
+use smidgen_host::emit::{Emission, Means};
 use smidgen_host::threads::Pool;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -70,6 +71,10 @@ pub(super) struct Flags {
     #[arg(long, alias = "allow-requantize")]
     requantize: bool,
 
+    /// What 'smidgen calibrate' or llama-imatrix found out about the model's inputs
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
     /// Say what the file will be, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -118,9 +123,10 @@ impl Flags {
             keep_output: self.keep_output,
             output: self.output_type,
             embedding: self.embedding_type,
-            has_importance: false,
+            has_importance: self.imatrix.is_some(),
+            any_width: false,
         };
-        Wish { recipe, choices, overrides: self.types.clone(), fallback: self.fallback }
+        Wish { recipe, choices, overrides: self.types.clone() }
     }
 }
 
@@ -165,8 +171,19 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     if let Some(output) = &job.output {
         import.check_output(output).map_err(host_failure)?;
     }
-    let work = Work::new(&import, &job, flags.wish(job.recipe))?;
+    let (header, stored_bytes) = stored_header(&import)?;
+    let refused = |error| Failure::Input(format!("{}: {error}", job.model));
+    let gguf = Gguf::parse(&header, stored_bytes).map_err(refused)?;
+    let imatrix = flags.imatrix.as_deref().map(ImatrixFile::open).transpose()?;
+    let calibration = imatrix.as_ref().map(|file| file.read(&gguf)).transpose()?;
+    let entries = imatrix.as_ref().zip(calibration.as_ref()).map(|(file, known)| file.entries(known));
+    let work =
+        Work::new(job.model, &import, &gguf, flags.wish(job.recipe), flags.fallback, entries.unwrap_or_default())?;
     let types = work.types(&import)?;
+    let blind = work.check_calibration(&types, calibration.as_ref());
+    if !flags.dry_run {
+        blind?;
+    }
     let requantized = work.check_source(&types, flags.requantize)?;
     let target = work.target(types);
     let emission = Emission::new(import.source(), &target).map_err(host_failure)?;
@@ -177,7 +194,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         Some(output) if !flags.dry_run => {
             let n_threads = flags.engine.threads.unwrap_or_else(smidgen_host::machine::n_cores);
             let pool = Pool::new(n_threads);
-            let means = Means { encode: &Rounding, workers: &pool, progress: &bar };
+            let rounding = Rounding::new(calibration.as_ref());
+            let means = Means { encode: &rounding, workers: &pool, progress: &bar };
             Some(import.write(&emission, output, &means).map_err(host_failure)?.errors)
         }
         _ => None,
@@ -217,99 +235,6 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         false => eprint!("{shown}"),
     }
     Ok(Status::Done)
-}
-
-/// A model and what is wanted of it.
-struct Work<'a> {
-    name: &'a str,
-    wish: Wish,
-    tensors: Vec<Tensor>,
-    chosen: Chosen,
-}
-
-impl<'a> Work<'a> {
-    fn new(import: &Import, job: &Job<'a>, wish: Wish) -> Result<Self, Failure> {
-        let refused = |what: String| Failure::Input(format!("{}: {what}", job.model));
-        let as_stored = Emission::new(import.source(), &Target::as_stored(import.source())).map_err(host_failure)?;
-        let header = as_stored.header_image();
-        let gguf = Gguf::parse(&header, as_stored.file_bytes()).map_err(|error| refused(error.to_string()))?;
-        let shape = choice::shape(&gguf).map_err(&refused)?;
-        let tensors = choice::tensors(import.tensors());
-        let chosen = wish.choose(&shape, &tensors).map_err(|error| Failure::Input(format!("quantize: {error}")))?;
-        Ok(Work { name: job.model, wish, tensors, chosen })
-    }
-
-    fn refused(&self, what: String) -> Failure {
-        Failure::Input(format!("{}: {what}", self.name))
-    }
-
-    /// What the model becomes with `types`.
-    fn target(&self, types: Vec<Type>) -> Target {
-        let file_type = self.wish.recipe.file_type().map_or(FileType::Unnamed, FileType::Recipe);
-        Target { types, file_type, entries: Vec::new(), endian: Endian::Little }
-    }
-
-    /// The types of all tensors, or why there are none and what there could be.
-    fn types(&self, import: &Import) -> Result<Vec<Type>, Failure> {
-        let types = match self.chosen.with(self.wish.fallback, &self.tensors) {
-            Ok(types) => types,
-            Err(listed) => return Err(self.misfit(import, &listed)?),
-        };
-        let unwritable = |(kind, tensor): &(&Type, &Tensor)| **kind != tensor.kind && !can_write(**kind);
-        match types.iter().zip(&self.tensors).find(unwritable) {
-            Some((kind, tensor)) => {
-                Err(self.refused(format!("{}: tensors cannot be written as {}", tensor.name, kind.name())))
-            }
-            None => Ok(types),
-        }
-    }
-
-    /// Says which rows do not fit, and what the file would be with each way out.
-    fn misfit(&self, import: &Import, listed: &str) -> Result<Failure, Failure> {
-        let mut ways = Vec::new();
-        for (name, fallback, what) in [
-            ("any", Fallback::AnyWidth, "types for rows of any width, of like bits"),
-            ("llama", Fallback::Llama, "what llama.cpp takes without asking"),
-        ] {
-            let sizes = self.sizes_with(import, fallback)?;
-            ways.push(format!(
-                "--fallback {name} ({what}: {}; {}, {:.2} bits per weight)",
-                sizes.counts(),
-                report::bytes(sizes.file_bytes),
-                sizes.file_bits_per_weight(),
-            ));
-        }
-        let name = self.wish.recipe.name();
-        Ok(self.refused(format!(
-            "{name} cannot have the rows of {listed}; choose {}, or --fallback TYPE",
-            ways.join(" or ")
-        )))
-    }
-
-    /// The file with `fallback` for rows that do not fit.
-    fn sizes_with(&self, import: &Import, fallback: Fallback) -> Result<Sizes, Failure> {
-        let types = self.chosen.with(Some(fallback), &self.tensors).map_err(|listed| self.refused(listed))?;
-        forecast::sizes(import, &self.target(types))
-    }
-
-    /// Whether weights are quantized a second time, which must have been asked for.
-    fn check_source(&self, types: &[Type], allowed: bool) -> Result<bool, Failure> {
-        let is_float = |kind: Type| matches!(kind, Type::F32 | Type::F16 | Type::BF16);
-        let twice: Vec<String> = types
-            .iter()
-            .zip(&self.tensors)
-            .filter(|(kind, tensor)| **kind != tensor.kind && !is_float(tensor.kind))
-            .map(|(_, tensor)| format!("{} ({})", tensor.name, tensor.kind.name()))
-            .collect();
-        if twice.is_empty() || allowed {
-            return Ok(!twice.is_empty());
-        }
-        Err(self.refused(format!(
-            "is quantized already: {}; what that lost stays lost, and rounding again loses more than rounding the original; \
-             --requantize does it all the same",
-            choice::listed(&twice)
-        )))
-    }
 }
 
 fn for_people(report: &Report<'_>, sizes: &Sizes, memory: &Result<Memory, Failure>, verbose: bool) -> String {

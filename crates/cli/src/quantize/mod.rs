@@ -2,5 +2,7 @@
 
 pub mod choice;
 pub mod forecast;
+pub mod imatrix;
 pub mod names;
 pub mod rounding;
+pub mod work;
