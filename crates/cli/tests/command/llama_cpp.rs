@@ -22,7 +22,8 @@ fn llama_cpp_continues_our_files_as_we_do() {
         let kind = run["type"].as_str().unwrap();
         let out = directory.path().join(kind).to_str().unwrap().to_owned();
         smidgen(&["quantize", TALES, &out, kind, "--requantize", "--pure"]).ok();
-        let hash: String = Sha256::digest(std::fs::read(&out).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            Sha256::digest(std::fs::read(&out).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(run["sha256"], hash, "{kind}: the file is not the one that llama.cpp read; {TOOL} asks it again");
         let n = run["ids"].as_array().unwrap().len().to_string();
         let flags = ["run", &out, "-p", prompt, "--temp", "0", "-n", &n, "--ignore-eos", "--json"];
