@@ -15,6 +15,7 @@ pub mod load;
 pub mod npy;
 pub mod progress;
 pub mod prompt;
+pub mod quantize;
 pub mod report;
 pub mod sampling;
 pub mod stop;

@@ -83,6 +83,11 @@ impl Source {
         Self::open(args)
     }
 
+    /// The model called `name` as `image` will have it, of which nobody has written more than the header.
+    pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
+        Self { name: name.to_owned(), image: Image::Stored(image) }
+    }
+
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
         let bar = Bar::new();
         let options = OpenOptions {
@@ -247,21 +252,25 @@ impl Settings {
         gguf: &Gguf<'_>,
         model: &Model<'_>,
     ) -> Result<Self, Failure> {
-        let trained = model.hparams().context_train;
-        let context_tokens = match args.context {
-            Some(0) => trained,
-            Some(n) => n,
-            None => trained.min(DEFAULT_CONTEXT),
-        };
-        let n_threads = args.threads.unwrap_or_else(|| {
-            let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
-            parts.clamp(1, smidgen_host::machine::n_cores())
-        });
-        let limits =
-            Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv };
-        let params = sampling::params(sampling, gguf, context_tokens);
+        let limits = limits(args, source, model);
+        let params = sampling::params(sampling, gguf, limits.context_tokens);
         Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params })
     }
+}
+
+/// The sizes of the buffers for `model` in `source`: the flags, and our choice where they say nothing.
+pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
+    let trained = model.hparams().context_train;
+    let context_tokens = match args.context {
+        Some(0) => trained,
+        Some(n) => n,
+        None => trained.min(DEFAULT_CONTEXT),
+    };
+    let n_threads = args.threads.unwrap_or_else(|| {
+        let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
+        parts.clamp(1, smidgen_host::machine::n_cores())
+    });
+    Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv }
 }
 
 fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {

@@ -6,4 +6,6 @@ pub mod calibration;
 pub mod chunks;
 pub mod damage;
 pub mod encode;
+pub mod feedback;
+pub mod recipe;
 pub mod score;

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use smidgen_core::bytes::Endian;
 use smidgen_core::quant::Type;
+use smidgen_core::workers::Single;
 
-use crate::emit::Emission;
+use crate::emit::{Emission, Means};
+use crate::encode::Plain;
 use crate::error::Error;
 use crate::gguf_source::{self, GgufSource};
 use crate::hf::HfSource;
@@ -14,6 +16,7 @@ use crate::image::{Image, open_file};
 use crate::llama2c::Llama2cSource;
 use crate::progress::{Progress, Silent};
 use crate::source::Source;
+use crate::uniform;
 
 /// How to open a model.
 #[derive(Clone)]
@@ -170,11 +173,13 @@ pub(crate) fn open_source(
 /// Writes `source` into pages of exactly its size.
 fn to_memory(source: &mut dyn Source, options: &OpenOptions<'_>) -> Result<Image, Error> {
     let path = source.files()[0].clone();
-    let emission = Emission::new(source, options.outtype, options.fallback, Endian::Little)?;
+    let target = uniform::target(source, options.outtype, options.fallback, Endian::Little)?;
+    let emission = Emission::new(source, &target)?;
     let mut pages = Image::pages(emission.file_bytes()).map_err(|error| error(&path))?;
     let mut out: &mut [u8] = &mut pages;
     let failed = |error: io::Error| Error::failed(&path, error);
-    emission.write(source, &mut out, &failed, options.progress)?;
+    let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
+    emission.write(source, &mut out, &failed, &means)?;
     out.flush().map_err(failed)?;
     Ok(Image::Owned(pages))
 }

@@ -8,6 +8,7 @@ mod eval;
 mod inspect;
 mod man;
 mod plan;
+mod quantize;
 mod run;
 mod tokenize;
 
@@ -45,6 +46,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     subcommand!("convert", "Turn a model into a GGUF file", convert),
     subcommand!("calibrate", "Collect from a text what a model's matrices are multiplied with (an imatrix)", calibrate),
     subcommand!("eval", "Measure how well a model predicts a text, and what a smaller one lost", eval),
+    subcommand!("quantize", "Turn a model into a smaller GGUF file", quantize),
     subcommand!("completions", "Print the completions for a shell", completions),
     subcommand!("man", "Print the manual page", man),
 ];

@@ -10,4 +10,5 @@ mod files;
 mod generation;
 mod goldens;
 mod planning;
+mod quantize;
 mod smidgen;
