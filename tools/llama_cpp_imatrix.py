@@ -2,17 +2,22 @@
 
     python3 -m venv /tmp/peer && /tmp/peer/bin/pip install llama-cpp-python==0.3.36 gguf==0.19.0 numpy
     cargo build --release
-    /tmp/peer/bin/python tools/llama_cpp_imatrix.py target/release/smidgen TEXT MODEL.gguf... [-c 512] [--chunks 8]
+    /tmp/peer/bin/python tools/llama_cpp_imatrix.py target/release/smidgen TEXT MODEL.gguf... \
+        > bench/record/$(date -u +%F)-imatrix-parity.json
 
 llama.cpp is asked, through the callback that `llama-imatrix` uses, for the input of every matrix product. Our file is read
 with the `gguf` package, by the rules of llama-imatrix: a `.in_sum2` and a `.counts` for every matrix. With `--golden FILE`
-the sums of llama.cpp are written as an imatrix of its format, which is how testdata/eval/imatrix-gpt2.gguf was made.
+the sums of llama.cpp are written as an imatrix of its format, which is how testdata/eval/imatrix-gpt2-untied-odd.gguf was made.
+
+`changed_by_imatrix` is how many bytes of llama.cpp's IQ4_NL of the model our imatrix changes: it is taken, and it matters.
 """
 
 import argparse
 import ctypes
+import datetime
 import json
 import os
+import platform
 import subprocess
 import tempfile
 
@@ -107,6 +112,26 @@ def our_sums(path):
     return {n: tensors[n + ".in_sum2"] for n in names}, {n: tensors[n + ".counts"] for n in names}
 
 
+def changed_by_imatrix(path, sums, counts, directory):
+    """Bytes that differ between llama.cpp's quantizations of a model with these sums and without."""
+    means = {name: (values / counts[name][0]).astype(np.float32) for name, values in sums.items()}
+    rows = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
+    for row, (name, values) in zip(rows, means.items()):
+        row.name, row.size = name.encode(), len(values)
+        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    files = []
+    for imatrix in (None, rows):
+        parameters = llama_cpp.llama_model_quantize_default_params()
+        parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL
+        parameters.allow_requantize, parameters.nthread = True, 1
+        if imatrix:
+            parameters.imatrix = ctypes.cast(imatrix, type(parameters.imatrix))
+        out = os.path.join(directory, "quantized.gguf")
+        assert llama_cpp.llama_model_quantize(path.encode(), out.encode(), ctypes.byref(parameters)) == 0
+        files.append({tensor.name: tensor.data.copy() for tensor in gguf.GGUFReader(out).tensors})
+    return int(sum((files[0][name] != files[1][name]).sum() for name in files[0]))
+
+
 def write_golden(path, text, sums, counts, n_ctx, n_chunks):
     writer = gguf.GGUFWriter(path, "")
     writer.kv_data[0].clear()  # llama-imatrix writes no architecture.
@@ -137,6 +162,7 @@ def main():
     llama_cpp.llama_backend_init()
     with open(arguments.text, "rb") as file:
         text = file.read().removesuffix(b"\n")
+    results = []
     with tempfile.TemporaryDirectory() as directory:
         for path in arguments.models:
             theirs, counts, n_chunks = peer_sums(path, text, arguments.c, arguments.chunks)
@@ -152,7 +178,20 @@ def main():
             worst = max(np.abs(ours[name] / theirs[name] - 1).max() for name in theirs)
             mean = np.mean([np.abs(ours[name].sum() / theirs[name].sum() - 1) for name in theirs])
             result = {"model": os.path.basename(path), "matrices": len(ours), "chunks": n_chunks}
-            print(json.dumps(result | {"largest_relative_difference": float(worst), "mean_of_sums": float(mean)}))
+            result["largest_relative_difference"] = float(f"{worst:.2g}")
+            result["mean_relative_difference_of_sums"] = float(f"{mean:.2g}")
+            result["changed_by_imatrix"] = changed_by_imatrix(path, ours, our_counts, directory)
+            results.append(result)
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+    record = {
+        "command": "python tools/llama_cpp_imatrix.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
+        " models/tales.gguf stories260K.gguf tales-3m.gguf (the latter two by smidgen convert)",
+        "commit": git.stdout.strip(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
+        "results": results,
+    }
+    print(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

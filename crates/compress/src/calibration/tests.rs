@@ -191,7 +191,7 @@ fn what_is_no_imatrix_is_refused() {
     let count = (counts.as_str(), &[1, 1][..], vec![2.0]);
     assert_eq!(read(&[], &[good.clone(), count.clone()]), Error::NotImatrix);
     assert_eq!(read(IMATRIX, &[]), Error::Empty);
-    assert_eq!(read(IMATRIX, &[good.clone()]), Error::Missing(counts.clone()));
+    assert_eq!(read(IMATRIX, std::slice::from_ref(&good)), Error::Missing(counts.clone()));
     let nan = (sums.as_str(), &[2, 1][..], vec![1.0, -2.0]);
     assert_eq!(read(IMATRIX, &[nan, count.clone()]), Error::Value(name.into(), 1, -2.0));
     let odd = (counts.as_str(), &[3][..], vec![2.0; 3]);
