@@ -32,7 +32,9 @@ TALES = Path(__file__).parent.parent / "models/tales.gguf"
 PROMPT, N_TOKENS = "Once upon a time", 32
 # Logits of the two programs differ by less than this, so that a token with such a lead is the likeliest in both.
 LEAST_LEAD = 0.3
-TYPES = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"]
+# What these become does not change when an encoder learns something.
+FIXED = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
+TYPES = FIXED + ["IQ4_NL", "MXFP4"]
 MIXTURES = [
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S",
     "Q5_K_M", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M",
@@ -105,7 +107,8 @@ def main():
             quantize(smidgen, TALES, out, name, "--requantize", "--pure")
             ours = our_ids(smidgen, out)
             theirs = peer_ids(out, ours["prompt_ids"])
-            golden.append({"type": name, "sha256": hashlib.sha256(out.read_bytes()).hexdigest(), "ids": theirs})
+            if name in FIXED:
+                golden.append({"type": name, "sha256": hashlib.sha256(out.read_bytes()).hexdigest(), "ids": theirs})
             apart, types = difference(smidgen, out, directory)
             row = {"model": "tales", "type": name, "types": types, "difference": apart}
             results.append(row | {"n_tokens": len(theirs), "same_text": ours["ids"][: len(theirs)] == theirs})

@@ -2,8 +2,8 @@
 
 use super::known::Known;
 use smidgen_compress::calibration::{Moment, input_of};
-use smidgen_compress::encode::{EncodeError, Encoder, encoder, quantize_rows};
-use smidgen_compress::feedback::{Factor, quantize_row};
+use smidgen_compress::encode::{EncodeError, encoder, quantize_rows};
+use smidgen_compress::feedback::{self, Factor};
 use smidgen_compress::recipe::EMBEDDING;
 use smidgen_core::engine::Input;
 use smidgen_core::quant::Type;
@@ -44,14 +44,12 @@ impl Encode for Rounding<'_> {
     fn begin(&self, subject: &Path, tensor: &TensorInfo, kind: Type) -> Result<Box<dyn EncodeRows + '_>, Error> {
         let name = tensor.shown();
         let n_columns = tensor.n_columns() as usize;
-        // The command has checked that every type fits and can be written.
-        let row_bytes = kind.row_bytes(tensor.n_columns()).unwrap_or(0) as usize;
-        if let (Some(moment), Some(encoder)) = (self.known.and_then(|known| known.moment(&name)), encoder(kind)) {
+        if let Some(moment) = self.known.and_then(|known| known.moment(&name)).filter(|_| encoder(kind).is_some()) {
             let factor = input_of(&name).and_then(|input| self.factor(input, &moment));
             let factor = factor.ok_or_else(|| {
                 Error::bad(subject, format!("tensor '{name}': the second moment of its input is not finite"))
             })?;
-            return Ok(Box::new(WithFeedback { kind, encoder, factor, row_bytes }));
+            return Ok(Box::new(WithFeedback { kind, factor }));
         }
         let importance = match self.known.and_then(|known| known.importance(&name)) {
             // Experts one after the other have importances of their own.
@@ -73,26 +71,28 @@ struct ByImportance {
 
 impl EncodeRows for ByImportance {
     fn encode(&self, rows: &mut [f32], out: &mut [u8]) -> Result<(), Unwritable> {
-        quantize_rows(self.kind, rows, self.n_columns, self.importance.as_deref(), out).map_err(|error| match error {
-            EncodeError::Weight(row, column, _) => Unwritable::TooLarge(row * self.n_columns + column),
-            other => Unwritable::Because(other.to_string()),
-        })
+        let written = quantize_rows(self.kind, rows, self.n_columns, self.importance.as_deref(), out);
+        written.map_err(|error| unwritable(error, self.n_columns))
     }
 }
 
 /// Rounds each row so that its product with real inputs changes little: what one weight misses, later ones make good.
 struct WithFeedback {
     kind: Type,
-    encoder: &'static dyn Encoder,
     factor: Arc<Factor>,
-    row_bytes: usize,
 }
 
 impl EncodeRows for WithFeedback {
     fn encode(&self, rows: &mut [f32], out: &mut [u8]) -> Result<(), Unwritable> {
-        for (row, out) in rows.chunks_exact_mut(self.factor.n_columns()).zip(out.chunks_exact_mut(self.row_bytes)) {
-            quantize_row(self.encoder, self.kind, &self.factor, row, out);
-        }
-        Ok(())
+        let written = feedback::quantize_rows(self.kind, rows, &self.factor, out);
+        written.map_err(|error| unwritable(error, self.factor.n_columns()))
+    }
+}
+
+/// What a group of rows says of itself.
+fn unwritable(error: EncodeError, n_columns: usize) -> Unwritable {
+    match error {
+        EncodeError::Weight(row, column, _) => Unwritable::TooLarge(row * n_columns + column),
+        other => Unwritable::Because(other.to_string()),
     }
 }
