@@ -208,13 +208,14 @@ fn types_are_chosen_to_a_size() {
     let fitted = searching(&cache, &[&flags[..], &["--ram", &total]].concat()).json();
     assert!(fitted["memory"]["bytes"].as_u64().unwrap() <= smaller["memory"]["bytes"].as_u64().unwrap());
 
+    let none = folder.path("none.gguf");
     for (flags, status) in
         [(&["--size", "1K"][..], 3), (&["--ram", "1K"], 3), (&["--size", "1G", "--among", "q4_k"], 2)]
     {
-        let words = [&["quantize", LLAMA, &folder.path("none.gguf"), "-f", &text][..], flags].concat();
+        let words = [&["quantize", LLAMA, &none, "-f", &text][..], flags].concat();
         let refused = searching(&cache, &words);
         assert_eq!(refused.status, Some(status), "{flags:?}: {}", refused.stderr);
-        assert!(!Path::new(&folder.path("none.gguf")).exists());
+        assert!(!Path::new(&none).exists());
     }
     assert_eq!(smidgen(&["quantize", LLAMA, &again, "--size", "1M"]).status, Some(2), "a search needs a text");
     std::fs::write(&text, "Too short.").unwrap();
