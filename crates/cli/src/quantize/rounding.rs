@@ -1,6 +1,7 @@
 //! How rows become bytes: the pipeline's side of `smidgen-compress`.
 
-use smidgen_compress::calibration::{Calibration, Moment, input_of};
+use super::known::Known;
+use smidgen_compress::calibration::{Moment, input_of};
 use smidgen_compress::encode::{EncodeError, encoder, quantize_rows};
 use smidgen_compress::feedback::{self, Factor};
 use smidgen_compress::recipe::EMBEDDING;
@@ -14,15 +15,15 @@ use std::sync::{Arc, Mutex};
 
 /// Writes tensors with all that is known of what they are multiplied with.
 pub struct Rounding<'a> {
-    calibration: Option<&'a Calibration<'a>>,
+    known: Option<&'a Known<'a>>,
     /// The factor made last: matrices with the same input follow one another.
     factor: Mutex<Option<(Input, Arc<Factor>)>>,
 }
 
 impl<'a> Rounding<'a> {
-    /// Rounds by `calibration`, or by the weights alone.
-    pub fn new(calibration: Option<&'a Calibration<'a>>) -> Self {
-        Rounding { calibration, factor: Mutex::new(None) }
+    /// Rounds by what is `known`, or by the weights alone.
+    pub fn new(known: Option<&'a Known<'a>>) -> Self {
+        Rounding { known, factor: Mutex::new(None) }
     }
 
     /// The factor of the moment of `input`.
@@ -43,19 +44,18 @@ impl Encode for Rounding<'_> {
     fn begin(&self, subject: &Path, tensor: &TensorInfo, kind: Type) -> Result<Box<dyn EncodeRows + '_>, Error> {
         let name = tensor.shown();
         let n_columns = tensor.n_columns() as usize;
-        if let Some(moment) = self.calibration.and_then(|known| known.moment(&name)).filter(|_| encoder(kind).is_some())
-        {
+        if let Some(moment) = self.known.and_then(|known| known.moment(&name)).filter(|_| encoder(kind).is_some()) {
             let factor = input_of(&name).and_then(|input| self.factor(input, &moment));
             let factor = factor.ok_or_else(|| {
                 Error::bad(subject, format!("tensor '{name}': the second moment of its input is not finite"))
             })?;
             return Ok(Box::new(WithFeedback { kind, factor }));
         }
-        let importance = match self.calibration.and_then(|known| known.importance(&name)) {
+        let importance = match self.known.and_then(|known| known.importance(&name)) {
             // Experts one after the other have importances of their own.
-            Some(importance) if importance.len() == n_columns => Some(importance.to_vec()),
+            Some(importance) if importance.len() == n_columns => Some(importance),
             // Nothing is multiplied with an embedding: a row is read, and all of it matters alike.
-            _ if self.calibration.is_some() && name == EMBEDDING => Some(vec![1.0; n_columns]),
+            _ if self.known.is_some() && name == EMBEDDING => Some(vec![1.0; n_columns]),
             _ => None,
         };
         Ok(Box::new(ByImportance { kind, n_columns, importance }))

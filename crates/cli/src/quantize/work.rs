@@ -2,11 +2,10 @@
 
 use super::choice::{self, Chosen, Wish};
 use super::forecast::{self, Sizes};
-use super::imatrix;
+use super::known::{self, Known};
 use crate::failure::Failure;
 use crate::load::host_failure;
 use crate::report;
-use smidgen_compress::calibration::Calibration;
 use smidgen_compress::encode::can_write;
 use smidgen_compress::recipe::fallback::Fallback;
 use smidgen_compress::recipe::{Shape, Tensor};
@@ -86,17 +85,17 @@ impl<'a> Work<'a> {
     ///
     /// # Errors
     /// The tensors, and the command that finds out.
-    pub fn check_calibration(&self, types: &[Type], calibration: Option<&Calibration<'_>>) -> Result<(), Failure> {
-        let unknown = imatrix::unknown(&self.wish.recipe, &self.tensors, types, calibration);
+    pub fn check_known(&self, types: &[Type], known: Option<&Known<'_>>) -> Result<(), Failure> {
+        let unknown = known::unknown(Some(&self.wish.recipe), &self.tensors, types, known);
         let listed = choice::listed(&unknown);
-        match calibration {
+        match known {
             _ if unknown.is_empty() => Ok(()),
             None => Err(self.refused(format!(
                 "{listed} would be made blindly: so few bits are worth writing only when it is known which weights matter; \
-                 'smidgen calibrate {} -f TEXT -o imatrix.gguf' finds out, then add --imatrix imatrix.gguf",
+                 'smidgen calibrate {} -f TEXT -o imatrix.gguf' finds out, then add --imatrix imatrix.gguf; or give a text here, with -f TEXT",
                 self.name
             ))),
-            Some(_) => Err(self.refused(format!("the imatrix knows nothing of {listed}"))),
+            Some(_) => Err(self.refused(format!("the calibration knows nothing of {listed}"))),
         }
     }
 
@@ -140,20 +139,29 @@ impl<'a> Work<'a> {
     /// # Errors
     /// When it was not.
     pub fn check_source(&self, types: &[Type], allowed: bool) -> Result<bool, Failure> {
-        let is_float = |kind: Type| matches!(kind, Type::F32 | Type::F16 | Type::BF16);
-        let twice: Vec<String> = types
-            .iter()
-            .zip(&self.tensors)
-            .filter(|(kind, tensor)| **kind != tensor.kind && !is_float(tensor.kind))
-            .map(|(_, tensor)| format!("{} ({})", tensor.name, tensor.kind.name()))
-            .collect();
-        if twice.is_empty() || allowed {
-            return Ok(!twice.is_empty());
-        }
-        Err(self.refused(format!(
-            "is quantized already: {}; what that lost stays lost, and rounding again loses more than rounding the original; \
-             --requantize does it all the same",
-            choice::listed(&twice)
-        )))
+        check_source(self.name, &self.tensors, types, allowed)
     }
+}
+
+/// Whether the weights of `tensors`, of the model called `name`, are quantized a second time when they become `types`, which
+/// must be `allowed`.
+///
+/// # Errors
+/// When it is not.
+pub fn check_source(name: &str, tensors: &[Tensor], types: &[Type], allowed: bool) -> Result<bool, Failure> {
+    let is_float = |kind: Type| matches!(kind, Type::F32 | Type::F16 | Type::BF16);
+    let twice: Vec<String> = types
+        .iter()
+        .zip(tensors)
+        .filter(|(kind, tensor)| **kind != tensor.kind && !is_float(tensor.kind))
+        .map(|(_, tensor)| format!("{} ({})", tensor.name, tensor.kind.name()))
+        .collect();
+    if twice.is_empty() || allowed {
+        return Ok(!twice.is_empty());
+    }
+    Err(Failure::Input(format!(
+        "{name}: is quantized already: {}; what that lost stays lost, and rounding again loses more than rounding the \
+         original; --requantize does it all the same",
+        choice::listed(&twice)
+    )))
 }

@@ -1,8 +1,8 @@
-//! What is known of a model's inputs, read from `--imatrix`, and what has to be known.
+//! What is known of a model's inputs, from `--imatrix` or from a text, and what has to be known.
 
 use crate::failure::Failure;
 use crate::load::host_failure;
-use smidgen_compress::calibration::Calibration;
+use smidgen_compress::calibration::{Calibration, Moment, Sums, input_of};
 use smidgen_compress::encode::needs_calibration;
 use smidgen_compress::recipe::{EMBEDDING, OUTPUT, Recipe, Tensor};
 use smidgen_core::gguf::Gguf;
@@ -10,6 +10,38 @@ use smidgen_core::quant::Type;
 use smidgen_host::emit::Entry;
 use smidgen_host::image::Image;
 use std::path::{Path, PathBuf};
+
+/// What is known of a model's inputs.
+pub enum Known<'a> {
+    /// What a file says.
+    File(Calibration<'a>),
+    /// What a text showed: sums of each input, and whether the token embedding is the output matrix too.
+    Text(Vec<Sums>, bool),
+}
+
+impl Known<'_> {
+    /// The mean square of each column of what the matrix called `name` is multiplied with.
+    pub fn importance(&self, name: &str) -> Option<Vec<f32>> {
+        match self {
+            Known::File(calibration) => calibration.importance(name).map(<[f32]>::to_vec),
+            Known::Text(..) => self.sums(name).map(Sums::importance),
+        }
+    }
+
+    /// The second moment of what it is multiplied with.
+    pub fn moment(&self, name: &str) -> Option<Moment<'_>> {
+        match self {
+            Known::File(calibration) => calibration.moment(name),
+            Known::Text(..) => self.sums(name)?.moment(),
+        }
+    }
+
+    fn sums(&self, name: &str) -> Option<&Sums> {
+        let Known::Text(sums, is_tied) = self else { return None };
+        let input = input_of(name).filter(|_| name != EMBEDDING || *is_tied)?;
+        sums.iter().find(|sums| sums.input() == input)
+    }
+}
 
 /// The bytes of an imatrix.
 #[derive(Debug)]
@@ -54,18 +86,13 @@ impl ImatrixFile {
 }
 
 /// The tensors that would get a type of so few bits that their inputs must be known, and are not.
-pub fn unknown(
-    recipe: &Recipe,
-    tensors: &[Tensor],
-    types: &[Type],
-    calibration: Option<&Calibration<'_>>,
-) -> Vec<String> {
+pub fn unknown(recipe: Option<&Recipe>, tensors: &[Tensor], types: &[Type], known: Option<&Known<'_>>) -> Vec<String> {
     let has_output = tensors.iter().any(|tensor| tensor.name == OUTPUT);
     let is_unknown = |(tensor, kind): &(&Tensor, &Type)| {
-        let is_narrow = needs_calibration(**kind) || recipe.insists_on_importance(**kind);
+        let is_narrow = needs_calibration(**kind) || recipe.is_some_and(|recipe| recipe.insists_on_importance(**kind));
         // An embedding that is no output matrix is multiplied with nothing.
-        let is_read = tensor.name == EMBEDDING && has_output && calibration.is_some();
-        let is_known = calibration.is_some_and(|known| known.importance(&tensor.name).is_some());
+        let is_read = tensor.name == EMBEDDING && has_output && known.is_some();
+        let is_known = known.is_some_and(|known| known.importance(&tensor.name).is_some());
         tensor.kind != **kind && is_narrow && !is_read && !is_known
     };
     let unknown = tensors.iter().zip(types).filter(is_unknown);
