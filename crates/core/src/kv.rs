@@ -50,7 +50,8 @@ impl CacheType {
             CacheType::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
             // The second sixteen values of a block share the bytes of the first.
             CacheType::Q4_0 => {
-                head_dim / BLOCK * Q4_BYTES + (2 + (head_dim % BLOCK).min(LANES)) * usize::from(head_dim % BLOCK > 0)
+                head_dim / BLOCK * Q4_BYTES
+                    + (2 + (head_dim % BLOCK).min(LANES)) * usize::from(!head_dim.is_multiple_of(BLOCK))
             }
         }
     }

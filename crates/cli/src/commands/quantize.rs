@@ -147,9 +147,7 @@ impl Flags {
         let to_size = match (self.goal.size, self.goal.bpw, self.engine.ram) {
             (Some(size), ..) => Some(Goal::Size(size)),
             (_, Some(bits), _) => Some(Goal::BitsPerWeight(bits.into())),
-            (.., Some(ram))
-                if bare.len() <= n_paths && !bare.last().is_some_and(|name| Recipe::find(name).is_some()) =>
-            {
+            (.., Some(ram)) if bare.len() <= n_paths && bare.last().is_none_or(|name| Recipe::find(name).is_none()) => {
                 Some(Goal::Ram(ram))
             }
             _ => None,

@@ -140,10 +140,12 @@ impl<const BITS: usize, const BYTES: usize, const HALF: usize> Tile<AnyWidth<BIT
         out: &mut [[f32; TILE]; T],
     ) {
         let (n_blocks, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
-        let whole: [&[[u8; BYTES]]; TILE] = rows.map(|row| &row.as_chunks::<BYTES>().0[..n_blocks]);
         let mut totals = [s.rows_splat(0.0); T];
         for index in 0..n_blocks {
-            let blocks: [&[u8; BYTES]; TILE] = core::array::from_fn(|r| &whole[r][index]);
+            let blocks: [&[u8; BYTES]; TILE] = rows.map(|row| {
+                let Some(block) = row[index * BYTES..].first_chunk() else { unreachable!() };
+                block
+            });
             add_block::<S, BITS, BYTES, HALF, T>(s, &blocks, activations, 2 * index, &mut totals);
         }
         if rest > 0 {
@@ -218,7 +220,7 @@ mod tests {
         Q5_W::pack(&parts, &mut block);
         assert_eq!(block, [0xe8, 0xc5, 0x03]);
         Q5_W::dequantize(&block, &mut values[..2]);
-        assert_eq!(values[..2], [0b00101_1, 0b11110_0].map(|window| f32::from(TABLES[3][window]) / 2.0));
+        assert_eq!(values[..2], [0b001011, 0b111100].map(|window| f32::from(TABLES[3][window]) / 2.0));
         parts.codes[..1].copy_from_slice(&[0x81]);
         let mut block = [0; 2];
         Q8_W::pack(&parts, &mut block);
