@@ -183,7 +183,7 @@ def study(data, program, n_processes, notes):
         "command": "OMP_NUM_THREADS=1 python tools/any_width_study.py --data ../shared/data --program "
         f"target/debug/smidgen --processes {n_processes}",
         "commit": commit, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{cpu}, {n_processes} cores used, {memory} GiB, {platform.system()} {platform.release()}",
+        "machine": f"{cpu}, {os.cpu_count()} cores, {memory} GiB, {platform.system()} {platform.release()}",
         "results": results,
     }  # fmt: skip
 

@@ -2,18 +2,18 @@
 
 import re
 
-MODEL_FIELDS = ("model", "bits_per_weight", "relative_error", "kl_mean", "kl_deviation", "seconds")
+MODEL_FIELDS = ("model", "bits_per_weight", "relative_error", "kl_mean", "kl_deviation")
 CODES = {
     "uniform": "even levels", "lloyd": "Lloyd-Max levels", "trellis6": "trellis, 6-bit window",
     "trellis8": "trellis, 8-bit window", "iq2": "IQ2_XXS vectors",
 }  # fmt: skip
 CURVES = {
-    "even levels, a scale a row": {"code": "uniform", "block": None, "scale": "f16"},
     "even levels, minimum, blocks of 32": {"code": "uniform", "block": 32, "scale": "int6+row", "minimum": True},
     "even levels": {"code": "uniform"},
     "Lloyd-Max levels": {"code": "lloyd"},
     "trellis": {},
     "trellis, error feedback": {"feedback": "paths"},
+    "the same, embedding two bits above": {"feedback": "paths", "embedding": 2},
 }
 DEFAULTS = {
     "code": "trellis6", "block": 64, "scale": "e5m3", "tensor": False, "minimum": False, "importance": False,
@@ -22,8 +22,22 @@ DEFAULTS = {
 
 
 def rows_of(record, question):
-    """The rows that answer a question, in the order in which they were asked."""
-    return [row for row in record["results"] if question in row["questions"]]
+    """The rows that answer a question, those side by side that differ in one thing."""
+
+    def order(row):
+        code, own = list(CODES).index(row["code"]), row["embedding"] or row["bits"]
+        step = (row["feedback"] or "", row["importance"], row["rotate"], row["minimum"], own, row["tied"])
+        return (row["bits"], code, *step) if question == "code" else (code, row["bits"], *step)
+
+    return sorted((row for row in record["results"] if question in row["questions"]), key=order)
+
+
+def is_on_curve(row, different):
+    """Whether a row is a default scheme but for what is `different`; the embedding's bits are those above the rest."""
+    wanted = {**DEFAULTS, **different}
+    if wanted["embedding"]:
+        wanted["embedding"] += row["bits"]
+    return all(row[key] == value for key, value in wanted.items())
 
 
 def described(row):
@@ -71,11 +85,10 @@ def draw(record, path):
     figure, panels = plt.subplots(1, len(names), figsize=(4.2 * len(names), 4.6), sharey=True, layout="constrained")
     for index, (name, panel) in enumerate(zip(names, panels)):
         for label, different in CURVES.items():
-            wanted = {**DEFAULTS, **different}
-            rows = [row for row in record["results"] if all(row[key] == value for key, value in wanted.items())]
+            rows = [row for row in record["results"] if is_on_curve(row, different)]
             points = sorted((row["models"][index]["bits_per_weight"], row["models"][index]["kl_mean"]) for row in rows)
             panel.plot(*zip(*points), marker="o", markersize=3, linewidth=1.2, label=label)
-        panel.set(title=name, yscale="log", xlabel="bits per weight, scales counted", xlim=(1.9, 6.4))
+        panel.set(title=name, yscale="log", xlabel="bits per weight, scales counted", xlim=(1.9, 6.4), ylim=(2e-4, 5))
         panel.grid(True, which="major", linewidth=0.4)
     panels[0].set_ylabel("mean KL from the f32 model, nats")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -7,8 +7,8 @@ from any_width.codes import LANES
 
 # (bits of each block's scale, bits for each row, bits for each tensor)
 BITS = {
-    "f32": (32, 0, 0), "f16": (16, 0, 0), "e5m3": (8, 0, 0), "e4m4": (8, 0, 0), "e4m3+tensor": (8, 0, 32), "int6+row": (6, 16, 0),
-    "int4+row": (4, 16, 0), "int4+row8": (4, 8, 0),
+    "f32": (32, 0, 0), "f16": (16, 0, 0), "e5m3": (8, 0, 0), "e4m4": (8, 0, 0), "e4m3+tensor": (8, 0, 32),
+    "int6+row": (6, 16, 0), "int4+row": (4, 16, 0), "int4+row8": (4, 8, 0),
 }  # fmt: skip
 STEPS = {"int6+row": 63, "int4+row": 15, "int4+row8": 15}
 
