@@ -33,6 +33,12 @@ impl ModelArgs {
     pub fn name(&self) -> Option<&str> {
         self.bare.as_deref().or(self.flag.as_deref())
     }
+
+    /// The same flags for the model called `name`, in the types that it is stored in.
+    pub fn as_stored(&self, name: &str) -> Self {
+        let import = ImportArgs { tokenizer: self.import.tokenizer.clone(), outtype: None, fallback: None };
+        Self { bare: Some(name.to_owned()), flag: None, import, no_mmap: self.no_mmap }
+    }
 }
 
 /// How a model that is not GGUF becomes one.
@@ -125,6 +131,21 @@ pub struct SamplingArgs {
     pub frequency_penalty: f32,
 }
 
+impl SamplingArgs {
+    /// Always the likeliest token: what a command asks for that only reads logits, because it takes no memory.
+    pub const GREEDY: SamplingArgs = SamplingArgs {
+        seed: 0,
+        temp: Some(0.0),
+        top_k: None,
+        top_p: None,
+        min_p: None,
+        repeat_penalty: 1.0,
+        repeat_last_n: 0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+    };
+}
+
 /// When the text ends.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Ending")]
@@ -193,10 +214,15 @@ fn named<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Valu
 }
 
 fn cache_type() -> impl TypedValueParser<Value = CacheType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
+    PossibleValuesParser::new(["f32", "f16", "q8_0", "q4_0"])
+        .try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+/// Reads a whole number of at least 1.
+///
+/// # Errors
+/// What is needed.
+pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "a whole number of at least 1 is needed".to_owned())
 }
 
@@ -216,7 +242,11 @@ fn not_negative(text: &str) -> Result<f32, String> {
     number(text, |x| x >= 0.0, "a number of at least 0 is needed")
 }
 
-fn factor(text: &str) -> Result<f32, String> {
+/// Reads a number above 0.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn factor(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0, "a number above 0 is needed")
 }
 

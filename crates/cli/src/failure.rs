@@ -11,6 +11,8 @@ pub enum Status {
     Done,
     /// What was asked does not fit the budget, as the report says (3).
     DoesNotFit,
+    /// A target that was set is missed, as the report says (4).
+    MissedTarget,
     /// Stopped by Ctrl-C after the report (130, as a shell reports that signal).
     Interrupted,
 }
@@ -21,6 +23,7 @@ impl Status {
         match self {
             Status::Done => 0,
             Status::DoesNotFit => 3,
+            Status::MissedTarget => 4,
             Status::Interrupted => 130,
         }
     }

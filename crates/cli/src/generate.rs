@@ -204,7 +204,7 @@ impl<'a> Generator<'a> {
 }
 
 /// What to say when the engine refuses; a result that is not finite is traced to the weight that made it so.
-fn refused(name: &str, gguf: &Gguf<'_>, error: engine::Error) -> Failure {
+pub fn refused(name: &str, gguf: &Gguf<'_>, error: engine::Error) -> Failure {
     let bad = match error {
         engine::Error::NotFinite => first_bad_weight(gguf),
         _ => None,

@@ -3,9 +3,11 @@
 //! It is a library so that tests can run a command inside their own process, under their own allocator.
 
 pub mod args;
+pub mod calibrate;
 pub mod commands;
 pub mod constraint;
 pub mod conversation;
+pub mod corpus;
 pub mod failure;
 pub mod generate;
 pub mod interrupt;
@@ -13,6 +15,7 @@ pub mod load;
 pub mod npy;
 pub mod progress;
 pub mod prompt;
+pub mod quantize;
 pub mod report;
 pub mod sampling;
 pub mod stop;

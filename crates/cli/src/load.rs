@@ -83,6 +83,11 @@ impl Source {
         Self::open(args)
     }
 
+    /// The model called `name` as `image` will have it, of which nobody has written more than the header.
+    pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
+        Self { name: name.to_owned(), image: Image::Stored(image) }
+    }
+
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
         let bar = Bar::new();
         let options = OpenOptions {
@@ -121,6 +126,27 @@ impl Source {
     /// The first field that is wrong.
     pub fn gguf(&self) -> Result<Gguf<'_>, Failure> {
         Gguf::parse(self.bytes(), self.bytes().len() as u64).map_err(|error| self.refused(error))
+    }
+
+    /// The context that the model was trained with, in tokens, and the size of its vocabulary.
+    ///
+    /// # Errors
+    /// A model that is not in order.
+    pub fn context_and_vocabulary(&self) -> Result<(usize, usize), Failure> {
+        let gguf = self.gguf()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| self.refused(error))?];
+        let model = Model::new(&gguf, &mut layers).map_err(|error| self.refused(error))?;
+        Ok((model.hparams().context_train, model.hparams().n_vocab))
+    }
+
+    /// Bits that a weight takes on average, the scales of its block included.
+    ///
+    /// # Errors
+    /// A header that is not in order.
+    pub fn bits_per_weight(&self) -> Result<f64, Failure> {
+        let gguf = self.gguf()?;
+        let sums = gguf.tensors().fold((0, 0), |(n_bytes, n), t| (n_bytes + t.n_bytes, n + t.n_weights()));
+        Ok(sums.0 as f64 * 8.0 / sums.1 as f64)
     }
 
     /// The failure that this file is to blame for.
@@ -179,6 +205,19 @@ impl Budget {
         Ok(Self { lines })
     }
 
+    /// The sum for the model in `source` as these flags would load it; nothing is loaded.
+    ///
+    /// # Errors
+    /// A model that is not in order, or that cannot be run with these flags.
+    pub fn of(source: &Source, args: &EngineArgs, sampling: &SamplingArgs) -> Result<Self, Failure> {
+        let gguf = source.gguf()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
+        let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
+        let settings = Settings::new(args, sampling, source, &gguf, &model)?;
+        let plan = Plan::new(&model, &settings.limits).map_err(|error| source.refused(error))?;
+        Self::new(source, &gguf, &model, &plan, &settings.params)
+    }
+
     /// The sum of all lines: the planned bytes.
     pub fn total(&self) -> u64 {
         self.lines.iter().map(|line| line.bytes).sum()
@@ -213,24 +252,32 @@ impl Settings {
         gguf: &Gguf<'_>,
         model: &Model<'_>,
     ) -> Result<Self, Failure> {
-        let trained = model.hparams().context_train;
-        let context_tokens = match args.context {
-            Some(0) => trained,
-            Some(n) => n,
-            None => trained.min(DEFAULT_CONTEXT),
-        };
-        let n_threads = args.threads.unwrap_or_else(|| {
-            let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
-            parts.clamp(1, smidgen_host::machine::n_cores())
-        });
-        let limits =
-            Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv };
-        let params = sampling::params(sampling, gguf, context_tokens);
+        let limits = limits(args, source, model);
+        let params = sampling::params(sampling, gguf, limits.context_tokens);
         Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params })
     }
 }
 
-fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
+/// The sizes of the buffers for `model` in `source`: the flags, and our choice where they say nothing.
+pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
+    let trained = model.hparams().context_train;
+    let context_tokens = match args.context {
+        Some(0) => trained,
+        Some(n) => n,
+        None => trained.min(DEFAULT_CONTEXT),
+    };
+    let n_threads = args.threads.unwrap_or_else(|| {
+        let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
+        parts.clamp(1, smidgen_host::machine::n_cores())
+    });
+    Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv }
+}
+
+/// The kernels called `name`, or the best that this processor has.
+///
+/// # Errors
+/// Kernels that it does not have.
+pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     let Some(name) = name else { return Ok(Isa::detect()) };
     Isa::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Isa::available().map(Isa::name).collect();
@@ -250,6 +297,8 @@ pub struct Session<'a> {
     pub tokenizer: &'a Tokenizer<'a>,
     /// The forward pass.
     pub engine: Engine<'a>,
+    /// The threads that it shares its work with; they are idle between two passes.
+    pub workers: &'a dyn Workers,
     /// What was asked of the engine.
     pub settings: Settings,
     /// What was planned.
@@ -311,6 +360,7 @@ pub fn with_session<R>(
         model: &model,
         tokenizer: &tokenizer,
         engine,
+        workers,
         settings,
         budget,
         load: began.elapsed(),
@@ -319,7 +369,10 @@ pub fn with_session<R>(
 }
 
 /// Refuses to load what would not stay within the memory it may take.
-fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
+///
+/// # Errors
+/// A budget that is larger than `ram`.
+pub fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
     match ram {
         Some(ram) if budget.with_process() > ram => Err(Failure::Budget(format!(
             "needs {} ({} planned, {} for the process), more than --ram {}; 'smidgen plan' with the same flags says what would fit",

@@ -31,16 +31,9 @@ impl PromptArgs {
     pub fn read(&self) -> Result<String, Failure> {
         match (&self.text, &self.file) {
             (Some(text), _) => Ok(text.clone()),
-            (None, Some(path)) if path.as_os_str() != "-" => {
-                let unreadable = |error| Failure::reading(path, &error);
-                let file = File::open(path).map_err(unreadable)?;
-                if file.metadata().map_err(unreadable)?.is_dir() {
-                    return Err(Failure::Input(format!("{}: is a directory, not a file", path.display())));
-                }
-                read_text(file, path)
-            }
+            (None, Some(path)) => read_file(path),
             (None, None) if std::io::stdin().is_terminal() => Ok(String::new()),
-            _ => read_text(std::io::stdin(), Path::new("standard input")),
+            (None, None) => read_file(Path::new("-")),
         }
     }
 
@@ -50,14 +43,37 @@ impl PromptArgs {
     /// As [`PromptArgs::read`].
     pub fn read_trimmed(&self) -> Result<String, Failure> {
         let mut text = self.read()?;
-        if self.text.is_none() && text.ends_with('\n') {
-            text.pop();
-            if text.ends_with('\r') {
-                text.pop();
-            }
+        if self.text.is_none() {
+            trim(&mut text);
         }
         Ok(text)
     }
+}
+
+/// Takes away the newline that ends the last line of a file.
+pub fn trim(text: &mut String) {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+}
+
+/// The text of the file `path`, or of the standard input when that is `-`.
+///
+/// # Errors
+/// A file that cannot be read or is not UTF-8.
+pub fn read_file(path: &Path) -> Result<String, Failure> {
+    if path.as_os_str() == "-" {
+        return read_text(std::io::stdin(), Path::new("standard input"));
+    }
+    let unreadable = |error| Failure::reading(path, &error);
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(Failure::Input(format!("{}: is a directory, not a file", path.display())));
+    }
+    read_text(file, path)
 }
 
 fn read_text(from: impl Read, path: &Path) -> Result<String, Failure> {

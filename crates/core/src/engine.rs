@@ -47,6 +47,32 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// What matrices of a model are multiplied with: matrices that read the same values share one input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Input {
+    /// Query, key and value of a layer: (n_embd).
+    Attention(usize),
+    /// The projection of a layer's attention: (n_heads * head_dim).
+    AttentionOutput(usize),
+    /// Gate and up of a layer: (n_embd).
+    FeedForward(usize),
+    /// Down of a layer: (n_ff).
+    Down(usize),
+    /// The output matrix: (n_embd).
+    Output,
+}
+
+/// Somebody who is shown what matrices are multiplied with, before it is rounded to 8 bits.
+pub trait Observer {
+    /// `x`, (tokens, `columns`), is about to be multiplied with the matrices of `input`.
+    fn observe(&mut self, input: Input, x: &[f32], columns: usize);
+}
+
+/// Nobody.
+impl Observer for () {
+    fn observe(&mut self, _: Input, _: &[f32], _: usize) {}
+}
+
 /// The buffers of a pass, as [`Plan`] names them.
 struct Buffers<'a> {
     hidden: &'a mut [f32],
@@ -118,10 +144,30 @@ impl<'a> Engine<'a> {
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.check(tokens)?;
         for batch in tokens.chunks(self.batch_tokens) {
-            self.pass(batch);
+            self.pass(batch, &mut ());
         }
         self.logits((tokens.len() - 1) % self.batch_tokens)?;
         Ok(self.buffers.logits)
+    }
+
+    /// Runs `tokens` at the next positions, shows `observer` what every matrix is multiplied with, and computes no logits.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]; what reaches the output matrix must be finite.
+    pub fn forward_observed(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
+        self.check(tokens)?;
+        let n_embd = self.model.hparams().n_embd;
+        for batch in tokens.chunks(self.batch_tokens) {
+            self.pass(batch, observer);
+            for token in 0..batch.len() {
+                let normed = self.output_input(token);
+                if !normed.iter().all(|x| x.is_finite()) {
+                    return Err(Error::NotFinite);
+                }
+                observer.observe(Input::Output, normed, n_embd);
+            }
+        }
+        Ok(())
     }
 
     /// Runs `tokens` at the next positions and calls `each(index, logits)` for every one of them.
@@ -131,7 +177,7 @@ impl<'a> Engine<'a> {
     pub fn forward_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &mut [f32])) -> Result<(), Error> {
         self.check(tokens)?;
         for (index, batch) in tokens.chunks(self.batch_tokens).enumerate() {
-            self.pass(batch);
+            self.pass(batch, &mut ());
             for token in 0..batch.len() {
                 self.logits(token)?;
                 each(index * self.batch_tokens + token, self.buffers.logits);
@@ -168,12 +214,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Runs one batch through every layer, leaving its hidden states.
-    fn pass(&mut self, tokens: &[u32]) {
+    fn pass(&mut self, tokens: &[u32], observer: &mut impl Observer) {
         self.embed(tokens);
         self.rotate_angles(tokens.len());
         for (index, layer) in self.model.layers().iter().enumerate() {
-            self.attention(index, layer, tokens.len());
-            self.feed_forward(layer, tokens.len());
+            self.attention(index, layer, tokens.len(), observer);
+            self.feed_forward(index, layer, tokens.len(), observer);
         }
         self.position += tokens.len();
     }
@@ -211,7 +257,7 @@ impl<'a> Engine<'a> {
     }
 
     /// hidden += attention(norm(hidden)).
-    fn attention(&mut self, index: usize, layer: &Layer<'_>, n_tokens: usize) {
+    fn attention(&mut self, index: usize, layer: &Layer<'_>, n_tokens: usize, observer: &mut impl Observer) {
         let h = self.model.hparams();
         let crew = self.crew;
         let b = &mut self.buffers;
@@ -224,6 +270,7 @@ impl<'a> Engine<'a> {
 
         let (weight, bias) = layer.attention_norm();
         crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
+        observer.observe(Input::Attention(index), normed, h.n_embd);
         let (q, k, v) = (layer.query(), layer.key(), layer.value());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&q.matrix, &k.matrix, &v.matrix]);
         for (linear, out) in [(q, &mut *query), (k, &mut *key), (v, &mut *value)] {
@@ -260,12 +307,13 @@ impl<'a> Engine<'a> {
             window,
         };
         attention.run(crew, b.scores, self.context_tokens, mixed);
+        observer.observe(Input::AttentionOutput(index), mixed, h.query_width());
         project(crew, layer.output(), mixed, &mut b.activations, normed);
         add_normed(crew, layer.post_attention_norm(), h.norm_epsilon, normed, hidden);
     }
 
     /// hidden += feed_forward(norm(hidden)).
-    fn feed_forward(&mut self, layer: &Layer<'_>, n_tokens: usize) {
+    fn feed_forward(&mut self, index: usize, layer: &Layer<'_>, n_tokens: usize, observer: &mut impl Observer) {
         let h = self.model.hparams();
         let crew = self.crew;
         let b = &mut self.buffers;
@@ -275,6 +323,7 @@ impl<'a> Engine<'a> {
 
         let (weight, bias) = layer.feed_forward_norm();
         crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
+        observer.observe(Input::FeedForward(index), normed, h.n_embd);
         let (gate_linear, up_linear) = (layer.gate(), layer.up());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&gate_linear.matrix, &up_linear.matrix]);
         matmul(crew, &up_linear.matrix, up_linear.bias, normed, &b.activations, up);
@@ -295,21 +344,29 @@ impl<'a> Engine<'a> {
                 up
             }
         };
+        observer.observe(Input::Down(index), activated, h.n_ff);
         project(crew, layer.down(), activated, &mut b.activations, normed);
         add_normed(crew, layer.post_feed_forward_norm(), h.norm_epsilon, normed, hidden);
     }
 
-    /// Computes the logits of token `token` of the last batch.
-    fn logits(&mut self, token: usize) -> Result<(), Error> {
+    /// What the output matrix is multiplied with, (n_embd), for token `token` of the last batch.
+    fn output_input(&mut self, token: usize) -> &[f32] {
         let h = self.model.hparams();
         let b = &mut self.buffers;
         let (weight, bias) = self.model.output_norm();
         let x = &b.hidden[token * h.n_embd..(token + 1) * h.n_embd];
         let normed = &mut b.normed[..h.n_embd];
-        let isa = self.crew.isa;
-        isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x, out: normed });
+        self.crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x, out: normed });
+        normed
+    }
+
+    /// Computes the logits of token `token` of the last batch.
+    fn logits(&mut self, token: usize) -> Result<(), Error> {
+        self.output_input(token);
+        let n_embd = self.model.hparams().n_embd;
+        let b = &mut self.buffers;
         let output = Linear { matrix: *self.model.output(), bias: Vector::EMPTY };
-        project(self.crew, output, normed, &mut b.activations, b.logits);
+        project(self.crew, output, &b.normed[..n_embd], &mut b.activations, b.logits);
         if b.logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
     }
 }

@@ -1,4 +1,4 @@
-//! Half floats (IEEE binary16) and bfloat16, in plain integer arithmetic: the same bits on every machine.
+//! Half floats (IEEE binary16), bfloat16 and eight-bit scales, in plain integer arithmetic: the same bits on every machine.
 
 /// Widens a half float; exact for every value.
 #[inline(always)]
@@ -53,6 +53,17 @@ pub fn f32_to_bf16(x: f32) -> u16 {
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
+
+/// Widens a scale of one byte, five bits of exponent and three of mantissa without a sign: `e << 3 | m` is
+/// `(1 + m / 8) * 2^(e - 30)`, and 0 is zero.
+#[inline(always)]
+pub fn e5m3_to_f32(byte: u8) -> f32 {
+    let bits = (u32::from(byte) << 20) + E5M3_OFFSET;
+    f32::from_bits(if byte == 0 { 0 } else { bits })
+}
+
+/// What the bits of a scale's float are above those of its byte.
+pub(crate) const E5M3_OFFSET: u32 = (127 - 30) << 23;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::quant::Type;
 
+use crate::emit::{FileType, write_types};
 use crate::error::{Error, Flaw};
 use crate::gguf_write::Header;
 use crate::image::Image;
@@ -34,6 +35,12 @@ fn is_pinned(tensor: &Tensor<'_>) -> bool {
     let kept = [&b"position_embd.weight"[..], b"token_types.weight", b"rope_freqs.weight"];
     let integers = matches!(tensor.kind, Type::I8 | Type::I16 | Type::I32 | Type::I64);
     tensor.dims[1..].iter().all(|&dim| dim == 1) || kept.contains(&tensor.name) || integers
+}
+
+/// Whether the entry `key` describes the types that weights have, and so is not true of other types.
+fn is_about_types(key: &[u8]) -> bool {
+    let named = [&b"general.file_type"[..], b"general.quantization_version"];
+    named.contains(&key) || key.starts_with(b"quantize.imatrix.")
 }
 
 impl GgufSource {
@@ -66,22 +73,18 @@ impl Source for GgufSource {
         &self.files
     }
 
-    fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error> {
+    fn metadata(&self, header: &mut Header, file_type: FileType) -> Result<(), Error> {
         let gguf = parse(&self.files[0], &self.header)?;
-        let mut has_file_type = false;
         for (key, value) in gguf.keys() {
-            match (key, value.as_u64(), file_type) {
+            match (key, value.as_u64()) {
                 // The parser has checked that it is at most 65536.
-                (b"general.alignment", Some(bytes), _) => header.alignment(bytes as u32),
-                (b"general.file_type", _, Some(number)) => {
-                    header.u32("general.file_type", number);
-                    has_file_type = true;
-                }
+                (b"general.alignment", Some(bytes)) => header.alignment(bytes as u32),
+                _ if file_type != FileType::AsStored && is_about_types(key) => {}
                 _ => header.value(key, value),
             }
         }
-        if let Some(number) = file_type.filter(|_| !has_file_type) {
-            header.u32("general.file_type", number);
+        if file_type != FileType::AsStored {
+            write_types(file_type, 0, header);
         }
         Ok(())
     }

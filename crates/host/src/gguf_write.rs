@@ -110,6 +110,11 @@ impl Header {
         self.keys.extend(values);
     }
 
+    /// Tensor data begins on multiples of this many bytes.
+    pub fn alignment_bytes(&self) -> u64 {
+        self.alignment
+    }
+
     /// Adds the entry `general.alignment`: tensor data, all described after this, begins on multiples of `bytes`.
     pub fn alignment(&mut self, bytes: u32) {
         self.u32("general.alignment", bytes);

@@ -5,13 +5,16 @@ use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::error::Error;
 use crate::progress::{Progress, Work};
 
 /// Bytes read between two steps of a progress bar.
 const READ_BYTES: usize = 4 << 20;
+
+/// Whole anonymous pages, to be written and read.
+pub type Pages = MmapMut;
 
 /// Bytes that begin on a page: a mapped file, or exactly as many anonymous pages as they need.
 ///
@@ -57,6 +60,14 @@ impl Image {
     pub(crate) fn pages(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
         let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
         pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
+    }
+
+    /// As [`Image::pages`], for bytes of which only a few will be written: the others take no memory, and none is set aside.
+    pub(crate) fn unreserved(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
+        let map = |len| MmapOptions::new().len(len).no_reserve_swap().map_anon().ok();
+        usize::try_from(len).ok().and_then(map).ok_or(move |path: &Path| {
+            Error::failed(path, format!("{len} bytes are more than this machine can address"))
+        })
     }
 
     /// Whether the bytes are mapped from a file.

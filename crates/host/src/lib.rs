@@ -7,7 +7,8 @@
 pub mod atomic;
 mod convert;
 pub mod diagnose;
-mod emit;
+pub mod emit;
+pub mod encode;
 mod error;
 pub mod gguf_source;
 pub mod gguf_write;
@@ -21,9 +22,11 @@ mod open;
 pub mod pages;
 mod progress;
 pub mod source;
+mod stream;
 pub mod threads;
+mod uniform;
 
-pub use convert::{ConvertOptions, Summary, convert};
+pub use convert::{ConvertOptions, Import, Summary, convert};
 pub use error::{Error, Flaw};
 pub use open::{ModelFile, OpenOptions, open};
 pub use progress::{Progress, Silent};

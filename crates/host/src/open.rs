@@ -1,12 +1,14 @@
 //! Any model that people have, as one little-endian GGUF image in memory.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use smidgen_core::bytes::Endian;
 use smidgen_core::quant::Type;
+use smidgen_core::workers::Single;
 
-use crate::emit::Emission;
+use crate::emit::{Emission, Means};
+use crate::encode::Plain;
 use crate::error::Error;
 use crate::gguf_source::{self, GgufSource};
 use crate::hf::HfSource;
@@ -14,6 +16,7 @@ use crate::image::{Image, open_file};
 use crate::llama2c::Llama2cSource;
 use crate::progress::{Progress, Silent};
 use crate::source::Source;
+use crate::uniform;
 
 /// How to open a model.
 #[derive(Clone)]
@@ -98,7 +101,10 @@ pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
         }
     }
     let mut source = open_source(&path, format, options.tokenizer.as_deref(), options.outtype)?;
-    let image = to_memory(source.as_mut(), options)?;
+    let target = uniform::target(source.as_ref(), options.outtype, options.fallback, Endian::Little)?;
+    let emission = Emission::new(source.as_ref(), &target)?;
+    let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
+    let image = Image::Owned(emission.to_pages(source.as_mut(), &means)?.0);
     gguf_source::parse(&path, &image)?;
     Ok(ModelFile { image, path, format })
 }
@@ -165,16 +171,4 @@ pub(crate) fn open_source(
         Format::HuggingFace => Box::new(HfSource::open(path)?),
         Format::Llama2c => Box::new(Llama2cSource::open(path, tokenizer, outtype)?),
     })
-}
-
-/// Writes `source` into pages of exactly its size.
-fn to_memory(source: &mut dyn Source, options: &OpenOptions<'_>) -> Result<Image, Error> {
-    let path = source.files()[0].clone();
-    let emission = Emission::new(source, options.outtype, options.fallback, Endian::Little)?;
-    let mut pages = Image::pages(emission.file_bytes()).map_err(|error| error(&path))?;
-    let mut out: &mut [u8] = &mut pages;
-    let failed = |error: io::Error| Error::failed(&path, error);
-    emission.write(source, &mut out, &failed, options.progress)?;
-    out.flush().map_err(failed)?;
-    Ok(Image::Owned(pages))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use smidgen_core::quant::Type;
 
+use crate::emit::FileType;
 use crate::error::Error;
 use crate::gguf_write::Header;
 use crate::image;
@@ -45,12 +46,11 @@ pub trait Source {
     /// The files it is read from, the one that names the model first.
     fn files(&self) -> &[PathBuf];
 
-    /// Writes every metadata entry; `file_type` is the value that `general.file_type` must have, when weights were asked
-    /// to be of another type than they are stored in.
+    /// Writes every metadata entry; `file_type` says what `general.file_type` must be.
     ///
     /// # Errors
     /// An entry that cannot be made from what the files hold.
-    fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error>;
+    fn metadata(&self, header: &mut Header, file_type: FileType) -> Result<(), Error>;
 
     /// Its tensors, in the order they should be written.
     fn tensors(&self) -> &[TensorInfo];

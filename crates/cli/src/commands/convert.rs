@@ -8,6 +8,7 @@ use crate::report;
 use clap::Args;
 use serde::Serialize;
 use smidgen_host::ConvertOptions;
+use smidgen_host::threads::Pool;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -70,11 +71,13 @@ struct Report<'a> {
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let (model, output) = flags.paths()?;
     let bar = Bar::new();
+    let pool = Pool::new(smidgen_host::machine::n_cores());
     let options = ConvertOptions {
         outtype: flags.import.outtype,
         big_endian: flags.big_endian,
         fallback: flags.import.fallback,
         tokenizer: flags.import.tokenizer.clone(),
+        workers: &pool,
         progress: &bar,
     };
     let summary = smidgen_host::convert(model, output, &options).map_err(host_failure)?;

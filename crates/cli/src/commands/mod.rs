@@ -1,11 +1,14 @@
 //! The subcommands, one file each, and the one table that names them.
 
+mod calibrate;
 mod chat;
 mod completions;
 mod convert;
+mod eval;
 mod inspect;
 mod man;
 mod plan;
+mod quantize;
 mod run;
 mod tokenize;
 
@@ -27,7 +30,8 @@ macro_rules! subcommand {
         Subcommand {
             name: $name,
             about: $about,
-            flags: <$module::Flags as Args>::augment_args,
+            // The text of a group of flags would take the place of the command's own.
+            flags: |command| <$module::Flags as Args>::augment_args(command).about($about),
             run: |matches, stdout| $module::run(&read(matches)?, stdout),
         }
     };
@@ -40,6 +44,9 @@ const SUBCOMMANDS: &[Subcommand] = &[
     subcommand!("inspect", "Show a model's metadata and tensors, and what is big", inspect),
     subcommand!("tokenize", "Print the token ids of a text", tokenize),
     subcommand!("convert", "Turn a model into a GGUF file", convert),
+    subcommand!("calibrate", "Collect from a text what a model's matrices are multiplied with (an imatrix)", calibrate),
+    subcommand!("eval", "Measure how well a model predicts a text, and what a smaller one lost", eval),
+    subcommand!("quantize", "Turn a model into a smaller GGUF file", quantize),
     subcommand!("completions", "Print the completions for a shell", completions),
     subcommand!("man", "Print the manual page", man),
 ];
@@ -50,7 +57,7 @@ pub fn command() -> Command {
     let command = Command::new("smidgen")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Run, inspect and convert language models in a smidgen of RAM")
-        .after_help("Exit status: 0 done, 1 failed, 2 wrong usage or bad input, 3 does not fit the budget, 130 stopped by Ctrl-C")
+        .after_help("Exit status: 0 done, 1 failed, 2 wrong usage or bad input, 3 does not fit the budget, 4 missed a target, 130 stopped by Ctrl-C")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);

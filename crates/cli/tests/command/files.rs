@@ -88,7 +88,7 @@ fn completions_and_manual_come_from_the_flags() {
 
 #[test]
 fn help_goes_to_the_standard_output() {
-    for command in ["run", "chat", "plan", "inspect", "tokenize", "convert", "completions", "man"] {
+    for command in ["run", "chat", "plan", "inspect", "tokenize", "convert", "quantize", "completions", "man"] {
         assert!(smidgen(&[command, "--help"]).ok().contains(&format!("smidgen {command}")));
         assert!(smidgen(&["--help"]).ok().contains(command));
     }

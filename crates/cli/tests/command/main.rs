@@ -1,11 +1,15 @@
 //! The `smidgen` command from outside: what it prints, where, and how it ends.
 
 mod bad_input;
+mod calibrate;
 mod chat;
 #[cfg(feature = "constrain")]
 mod constraint;
+mod eval;
 mod files;
 mod generation;
 mod goldens;
+mod llama_cpp;
 mod planning;
+mod quantize;
 mod smidgen;

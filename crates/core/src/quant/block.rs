@@ -1,6 +1,7 @@
 //! What the formats of 32-value blocks share: the order in which a row's blocks are added.
 
-use super::{Activation, TILE, Tile};
+use super::{Activation, Parts, TILE, Tile};
+use crate::half::f32_to_f16;
 use crate::simd::{BLOCK, Simd};
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
@@ -86,15 +87,29 @@ pub(super) fn range(values: &[f32; BLOCK], n_steps: f32) -> (f32, f32) {
     (min, (max - min) / n_steps)
 }
 
-/// Packs five-bit numbers: 4 bytes of fifth bits, then 16 bytes of the other four, value `i + 16` above value `i`.
-pub(super) fn pack_five(values: &[f32; BLOCK], out: &mut [u8], quantize: impl Fn(f32) -> u8) {
-    let q = values.map(quantize);
-    let fifth = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
-    let (head, quants) = out.split_at_mut(4);
-    head.copy_from_slice(&fifth.to_le_bytes());
-    for (i, byte) in quants.iter_mut().enumerate() {
+/// Writes `value` as a half float at byte `at`.
+pub(super) fn put_half(block: &mut [u8], at: usize, value: f32) {
+    block[at..at + 2].copy_from_slice(&f32_to_f16(value).to_le_bytes());
+}
+
+/// The codes of the 32 values from `at` as bytes.
+pub(super) fn code_bytes(parts: &Parts, at: usize) -> [u8; BLOCK] {
+    core::array::from_fn(|i| parts.codes[at + i] as u8)
+}
+
+/// Packs four-bit numbers into 16 bytes, value `i + 16` above value `i`.
+pub(super) fn pack_four(q: &[u8; BLOCK], out: &mut [u8]) {
+    for (i, byte) in out.iter_mut().enumerate() {
         *byte = q[i] & 15 | q[i + BLOCK / 2] << 4;
     }
+}
+
+/// Packs five-bit numbers: 4 bytes of fifth bits, then 16 bytes of the other four, value `i + 16` above value `i`.
+pub(super) fn pack_five(q: &[u8; BLOCK], out: &mut [u8]) {
+    let fifth = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4 & 1) << i);
+    let (head, quants) = out.split_at_mut(4);
+    head.copy_from_slice(&fifth.to_le_bytes());
+    pack_four(q, quants);
 }
 
 /// The inverse of [`pack_five`].

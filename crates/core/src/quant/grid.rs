@@ -1,6 +1,7 @@
 //! Points and signs of the i-quants: eight small integers at a time, one to each byte of a `u64`, the first lowest.
 
 use super::superblock::{BLOCKS, HALVES};
+use super::{Parts, Type, grids, iq1_s, iq3_s, iq3_xxs, iq4_nl, mxfp4};
 use crate::simd::BLOCK;
 
 /// One in every byte.
@@ -53,6 +54,41 @@ pub(super) fn even_signs(seven: u32) -> u8 {
 #[inline(always)]
 pub(super) fn odd_scales(packed: &[u8; BLOCKS]) -> [i8; HALVES] {
     core::array::from_fn(|half| (packed[half / 2] >> (half % 2 * 4) & 15) as i8 * 2 + 1)
+}
+
+/// What `number` stands for in the codebook of `kind`: see [`Type::point`].
+pub(super) fn point(kind: Type, number: usize) -> Option<[i8; 8]> {
+    let two_bits = |grid: &[u16]| grid.get(number).map(|&point| two_bit_coordinates(point));
+    let three_bits = |grid: &[u16], coordinates: fn(u64) -> u64| {
+        grid.get(number).map(|&point| coordinates(codes_of_three_bits(point, 0)) & 0xffff_ffff)
+    };
+    let level = |levels: &[i8; 16]| levels.get(number).map(|&level| u64::from(level as u8));
+    let bytes = match kind {
+        Type::IQ2_XXS => two_bits(&grids::IQ2_XXS),
+        Type::IQ2_XS => two_bits(&grids::IQ2_XS),
+        Type::IQ2_S => two_bits(&grids::IQ2_S),
+        Type::IQ3_XXS => three_bits(&grids::IQ3_XXS, iq3_xxs::coordinates),
+        Type::IQ3_S => three_bits(&grids::IQ3_S, iq3_s::coordinates),
+        Type::IQ1_S | Type::IQ1_M => grids::IQ1_S.get(number).map(|&point| iq1_s::shifted_coordinates(point, false)),
+        Type::IQ4_NL | Type::IQ4_XS => level(&iq4_nl::LEVELS),
+        Type::MXFP4 => level(&mxfp4::DOUBLED),
+        _ => None,
+    };
+    bytes.map(|bytes| bytes.to_le_bytes().map(|byte| byte as i8))
+}
+
+/// The inverse of [`odd_scales`], for as many scales as `packed` has halves.
+pub(super) fn pack_odd_scales(parts: &Parts, packed: &mut [u8]) {
+    for (i, both) in packed.iter_mut().enumerate() {
+        let four = |at: usize| (parts.scales[at] >> 1 & 15) as u8;
+        *both = four(2 * i) | four(2 * i + 1) << 4;
+    }
+}
+
+/// Seven of the eight signs of each of four groups, and the block's odd scale above them.
+pub(super) fn signs_and_scale(parts: &Parts, block: usize) -> u32 {
+    let signs = |i: usize| u32::from(parts.signs[4 * block + i] & 127) << (7 * i);
+    (0..4).fold((parts.scales[block] as u32 >> 1) << 28, |word, i| word | signs(i))
 }
 
 /// The bytes of a block, of which `eight(i)` gives those from `8 * i`.

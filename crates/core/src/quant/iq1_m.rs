@@ -9,7 +9,8 @@
 
 use super::iq1_s::shifted_coordinates;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type, block, grid, grids};
+use super::{Format, Pack, Parts, Type, block, grid, grids};
+use crate::half::f32_to_f16;
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -17,6 +18,22 @@ const BYTES: usize = 56;
 
 /// The format.
 pub(crate) struct IQ1_M;
+
+impl Pack for IQ1_M {
+    /// Sixteen odd scales of 1 to 15; for each 8 values the number of a point, and 2048 more where the shift is -1/8.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        for (i, code) in parts.codes.iter().step_by(8).enumerate() {
+            out[i] = *code as u8;
+            out[32 + i / 2] |= ((code >> 8 & 15) << (i % 2 * 4)) as u8;
+        }
+        let d = f32_to_f16(parts.d);
+        let word = |i: usize| {
+            let scale = |n: usize| (parts.scales[4 * i + n] as u16 >> 1 & 7) << (3 * n);
+            (0..4).fold((d >> (4 * i) & 15) << 12, |word, n| word | scale(n))
+        };
+        superblock::put_words((0..4).map(word), &mut out[48..]);
+    }
+}
 
 impl Format for IQ1_M {
     const TYPE: Type = Type::IQ1_M;

@@ -8,14 +8,31 @@
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type, block, grids};
-use crate::simd::Simd;
+use super::{Format, Pack, Parts, Type, block, grids};
+use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
 const BYTES: usize = 50;
 
 /// The format.
 pub(crate) struct IQ1_S;
+
+impl Pack for IQ1_S {
+    /// Eight odd scales of 1 to 15; `mins` is 1 for a block whose shift is -1/8, and 0 for one whose shift is 1/8; for
+    /// each 8 values the number of a point.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        for (i, code) in parts.codes.iter().step_by(8).enumerate() {
+            out[2 + i] = *code as u8;
+        }
+        let word = |block: usize| {
+            let upper = |i: usize| (parts.codes[block * BLOCK + 8 * i] >> 8 & 7) << (3 * i);
+            let scale_and_shift = (parts.scales[block] as u16 >> 1 & 7) << 12 | (parts.mins[block] as u16) << 15;
+            (0..4).fold(scale_and_shift, |word, i| word | upper(i))
+        };
+        superblock::put_words((0..BLOCKS).map(word), &mut out[34..]);
+    }
+}
 
 impl Format for IQ1_S {
     const TYPE: Type = Type::IQ1_S;
@@ -70,7 +87,6 @@ pub(super) fn shifted_coordinates(point: u16, down: bool) -> u64 {
 mod tests {
     use super::*;
     use crate::quant::superblock::SUPERBLOCK;
-    use crate::simd::BLOCK;
 
     /// Worked out by hand from the byte map.
     #[test]

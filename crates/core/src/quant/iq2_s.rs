@@ -7,7 +7,7 @@
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type, block, grid, grids};
+use super::{Format, Pack, Parts, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -15,6 +15,19 @@ const BYTES: usize = 82;
 
 /// The format.
 pub(crate) struct IQ2_S;
+
+impl Pack for IQ2_S {
+    /// Sixteen odd scales of 1 to 31; for each 8 values the number of a point and signs.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        for (i, code) in parts.codes.iter().step_by(8).enumerate() {
+            out[2 + i] = *code as u8;
+            out[66 + i / 4] |= ((code >> 8 & 3) << (i % 4 * 2)) as u8;
+        }
+        out[34..66].copy_from_slice(&parts.signs);
+        grid::pack_odd_scales(parts, &mut out[74..]);
+    }
+}
 
 impl Format for IQ2_S {
     const TYPE: Type = Type::IQ2_S;

@@ -6,7 +6,7 @@
 //! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
-use super::{Format, Type, block, grid, grids};
+use super::{Format, Pack, Parts, Type, block, grid, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -14,6 +14,16 @@ const BYTES: usize = 74;
 
 /// The format.
 pub(crate) struct IQ2_XS;
+
+impl Pack for IQ2_XS {
+    /// Sixteen odd scales of 1 to 31; for each 8 values the number of a point and signs, an even number of them negative.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        let word = |i: usize| parts.codes[8 * i] & 511 | u16::from(parts.signs[i]) << 9;
+        superblock::put_words((0..SUPERBLOCK / 8).map(word), &mut out[2..66]);
+        grid::pack_odd_scales(parts, &mut out[66..]);
+    }
+}
 
 impl Format for IQ2_XS {
     const TYPE: Type = Type::IQ2_XS;

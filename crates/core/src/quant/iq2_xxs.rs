@@ -6,14 +6,28 @@
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type, block, grid, grids};
-use crate::simd::Simd;
+use super::{Format, Pack, Parts, Type, block, grid, grids};
+use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
 const BYTES: usize = 66;
 
 /// The format.
 pub(crate) struct IQ2_XXS;
+
+impl Pack for IQ2_XXS {
+    /// Eight odd scales of 1 to 31; for each 8 values the number of a point and signs, an even number of them negative.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        for (block, bytes) in out[2..].as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let (points, word) = bytes.split_at_mut(4);
+            for (i, point) in points.iter_mut().enumerate() {
+                *point = parts.codes[block * BLOCK + 8 * i] as u8;
+            }
+            word.copy_from_slice(&grid::signs_and_scale(parts, block).to_le_bytes());
+        }
+    }
+}
 
 impl Format for IQ2_XXS {
     const TYPE: Type = Type::IQ2_XXS;
@@ -63,7 +77,6 @@ impl Superblock<BYTES> for IQ2_XXS {
 mod tests {
     use super::*;
     use crate::quant::superblock::SUPERBLOCK;
-    use crate::simd::BLOCK;
 
     /// Worked out by hand from the byte map.
     #[test]

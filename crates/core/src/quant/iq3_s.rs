@@ -8,7 +8,7 @@
 
 use super::grid::{self, ONES};
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type, block, grids};
+use super::{Format, Pack, Parts, Type, block, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -16,6 +16,19 @@ const BYTES: usize = 110;
 
 /// The format.
 pub(crate) struct IQ3_S;
+
+impl Pack for IQ3_S {
+    /// Eight odd scales of 1 to 31; for each 4 values the number of a point, for each 8 signs.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        for (i, code) in parts.codes.iter().step_by(4).enumerate() {
+            out[2 + i] = *code as u8;
+            out[66 + i / 8] |= ((code >> 8 & 1) << (i % 8)) as u8;
+        }
+        out[74..106].copy_from_slice(&parts.signs);
+        grid::pack_odd_scales(parts, &mut out[106..]);
+    }
+}
 
 impl Format for IQ3_S {
     const TYPE: Type = Type::IQ3_S;
@@ -50,11 +63,16 @@ impl Superblock<BYTES> for IQ3_S {
         let signs: &[u8; 4] = bytes_at(superblock, 74 + 4 * block);
         s.bytes(&grid::block_of(|i| {
             let point = |i: usize| grids::IQ3_S[usize::from(low[i]) | (high >> i & 1) << 8];
-            // The coordinates are the odd numbers 1 to 15 for the codes 0 to 7.
             let codes = grid::codes_of_three_bits(point(2 * i), point(2 * i + 1));
-            grid::with_signs(2 * codes + ONES, signs[i])
+            grid::with_signs(coordinates(codes), signs[i])
         }))
     }
+}
+
+/// The odd numbers 1 to 15 for the codes 0 to 7.
+#[inline(always)]
+pub(super) fn coordinates(codes: u64) -> u64 {
+    2 * codes + ONES
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use super::grid::{self, ONES};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type, block, grids};
+use super::{Format, Pack, Parts, Type, block, grids};
 use crate::simd::Simd;
 
 /// Bytes of a superblock.
@@ -15,6 +15,20 @@ const BYTES: usize = 98;
 
 /// The format.
 pub(crate) struct IQ3_XXS;
+
+impl Pack for IQ3_XXS {
+    /// Eight odd scales of 1 to 31; for each 4 values the number of a point, for each 8 signs, an even number of them
+    /// negative.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        for (point, code) in out[2..66].iter_mut().zip(parts.codes.iter().step_by(4)) {
+            *point = *code as u8;
+        }
+        for (block, word) in out[66..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *word = grid::signs_and_scale(parts, block).to_le_bytes();
+        }
+    }
+}
 
 impl Format for IQ3_XXS {
     const TYPE: Type = Type::IQ3_XXS;
@@ -63,7 +77,7 @@ impl Superblock<BYTES> for IQ3_XXS {
 
 /// 4, 12, 20, 28, 36, 44, 52 and 62 for the codes 0 to 7: all but the last in steps of 8.
 #[inline(always)]
-fn coordinates(codes: u64) -> u64 {
+pub(super) fn coordinates(codes: u64) -> u64 {
     let sevens = codes & codes >> 1 & codes >> 2 & ONES;
     4 * ONES + 8 * codes + 2 * sevens
 }

@@ -4,7 +4,7 @@
 //! value `i + 16` in its high half. A value is `d * level`.
 
 use super::block::{self, Block};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Simd};
 
@@ -16,6 +16,14 @@ pub(super) const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1
 
 /// The format.
 pub(crate) struct IQ4_NL;
+
+impl Pack for IQ4_NL {
+    /// A code is the number of a level, under `d`.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::pack_four(&block::code_bytes(parts, 0), &mut block[2..]);
+    }
+}
 
 impl Format for IQ4_NL {
     const TYPE: Type = Type::IQ4_NL;

@@ -7,8 +7,8 @@
 //! (scale - 32) * level`, of IQ4_NL's levels.
 
 use super::iq4_nl::LEVELS;
-use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type, block};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::{Format, Pack, Parts, Type, block};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -16,6 +16,22 @@ const BYTES: usize = 136;
 
 /// The format.
 pub(crate) struct IQ4_XS;
+
+impl Pack for IQ4_XS {
+    /// Eight scales of -32 to 31; a code is the number of a level.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        block::put_half(out, 0, parts.d);
+        let scales: [u16; BLOCKS] = core::array::from_fn(|i| (parts.scales[i] + 32) as u16);
+        let high = scales.iter().enumerate().fold(0, |bits, (i, scale)| bits | (scale >> 4 & 3) << (2 * i));
+        out[2..4].copy_from_slice(&high.to_le_bytes());
+        for (i, both) in out[4..8].iter_mut().enumerate() {
+            *both = (scales[2 * i] & 15 | (scales[2 * i + 1] & 15) << 4) as u8;
+        }
+        for (i, quants) in out[8..].as_chunks_mut::<{ BLOCK / 2 }>().0.iter_mut().enumerate() {
+            block::pack_four(&block::code_bytes(parts, i * BLOCK), quants);
+        }
+    }
+}
 
 impl Format for IQ4_XS {
     const TYPE: Type = Type::IQ4_XS;

@@ -3,6 +3,7 @@
 #![allow(non_camel_case_types)]
 
 mod activation;
+pub mod any_width;
 mod block;
 mod float;
 mod grid;
@@ -33,6 +34,7 @@ mod tq2_0;
 
 use crate::simd::{Simd, TILE};
 pub use activation::{Activation, n_blocks, quantize as quantize_activation};
+pub(crate) use any_width::{Q2_W, Q3_W, Q4_W, Q5_W, Q6_W, Q8_W};
 pub(crate) use float::{BF16, F16, F32};
 pub(crate) use iq1_m::IQ1_M;
 pub(crate) use iq1_s::IQ1_S;
@@ -82,15 +84,15 @@ pub(crate) trait Tile<F> {
     );
 }
 
-/// A block taken apart, whatever its format: what its file writes, and its encoder chooses. Each format's file says what it
-/// uses of this and how.
+/// A block taken apart, whatever its format: what its file writes, and its encoder chooses. The `pack` of each format's
+/// file says what it uses of this and how.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// The scale that the block shares.
+    /// The scale that the block shares, as it is stored: a half float.
     pub d: f32,
-    /// The scale of its minimums.
+    /// The scale of its minimums, or the minimum itself, a half float too.
     pub dmin: f32,
-    /// The integer scale of each part of the block.
+    /// The integer that the weights of each part of the block are multiplied with.
     pub scales: [i16; 32],
     /// The integer minimum of each part of the block.
     pub mins: [i16; 32],
@@ -112,6 +114,12 @@ pub(crate) trait Quantize: Format {
     fn quantize(row: &[f32], out: &mut [u8]);
 }
 
+/// A format whose blocks can be put together from their parts.
+pub(crate) trait Pack: Format {
+    /// Writes one block; its bytes are zero before.
+    fn pack(parts: &Parts, block: &mut [u8]);
+}
+
 /// Runs `$body` with `$F` standing for the format called as `$kind` is, one of `$name`, or else `$other`.
 macro_rules! with_one_of {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr, $($name:ident)+) => {
@@ -130,10 +138,20 @@ pub(crate) use with_one_of;
 macro_rules! with_format {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
         $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
-            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4)
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4
+            Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
     };
 }
 pub(crate) use with_format;
+
+/// Runs `$body` with `$F` standing for the [`Pack`] of `$kind`, or `$other` for a type that has none.
+macro_rules! with_packer {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        with_one_of!($kind, $F => $body, _ => $other, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4
+            Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
+    };
+}
 
 /// Runs `$body` with `$F` standing for the [`Quantize`] of `$kind`, or `$other` for a type that has none.
 macro_rules! with_quantizer {
@@ -193,10 +211,19 @@ pub enum Type {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    Q2_W,
+    Q3_W,
+    Q4_W,
+    Q5_W,
+    Q6_W,
+    Q8_W,
 }
 
 /// One row of [`TYPES`]: type, ggml's number for it, name, values in a block, bytes in a block.
 pub type Row = (Type, u32, &'static str, usize, usize);
+
+/// What the numbers of the any-width family begin with: "SW" as a big-endian number.
+const OURS: u32 = 0x5357_0000;
 
 /// Every type that a GGUF file may name (ggml's `enum ggml_type` and block structs).
 #[rustfmt::skip]
@@ -233,6 +260,13 @@ pub const TYPES: &[Row] = &[
     (Type::TQ1_0,   34, "TQ1_0",   256,  54),
     (Type::TQ2_0,   35, "TQ2_0",   256,  66),
     (Type::MXFP4,   39, "MXFP4",    32,  17),
+    // Ours, numbered far from ggml's.
+    (Type::Q2_W, OURS + 2, "Q2_W",  64,  17),
+    (Type::Q3_W, OURS + 3, "Q3_W",  64,  25),
+    (Type::Q4_W, OURS + 4, "Q4_W",  64,  33),
+    (Type::Q5_W, OURS + 5, "Q5_W",  64,  41),
+    (Type::Q6_W, OURS + 6, "Q6_W",  64,  49),
+    (Type::Q8_W, OURS + 8, "Q8_W",  64,  65),
 ];
 
 impl Type {
@@ -271,13 +305,20 @@ impl Type {
         self.row().4
     }
 
-    /// Bytes of a row of `n` values; `None` when `n` is not a whole number of blocks or the product overflows.
+    /// Whether rows may be of any length, because their last block may be a part of one.
+    pub fn is_any_width(self) -> bool {
+        self.id() > OURS
+    }
+
+    /// Bytes of a row of `n` values; `None` when this type has no rows of that length or the product overflows.
     pub fn row_bytes(self, n: u64) -> Option<u64> {
         let block = self.block_len() as u64;
-        if !n.is_multiple_of(block) {
-            return None;
-        }
-        (n / block).checked_mul(self.block_bytes() as u64)
+        let rest = match n % block {
+            0 => 0,
+            _ if !self.is_any_width() => return None,
+            rest => 1 + (rest * u64::from(self.id() - OURS)).div_ceil(8),
+        };
+        (n / block).checked_mul(self.block_bytes() as u64)?.checked_add(rest)
     }
 
     /// Bits that one weight takes, the block's scales included.
@@ -312,7 +353,27 @@ impl Type {
         with_quantizer!(self, F => { F::quantize(row, out); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
-    /// Reads little-endian blocks into `out`.
+    /// Writes one block from its parts, little-endian; of a type for any width, as much of one as `block` has room for.
+    ///
+    /// # Errors
+    /// A type without blocks, or whose byte map is not known.
+    ///
+    /// # Panics
+    /// When `block` has another length.
+    pub fn pack(self, parts: &Parts, block: &mut [u8]) -> Result<(), Unsupported> {
+        let fits = block.len() == self.block_bytes() || self.is_any_width() && block.len() < self.block_bytes();
+        assert!(fits, "one block");
+        block.fill(0);
+        with_packer!(self, F => { F::pack(parts, block); Ok(()) }, _ => Err(Unsupported(self)))
+    }
+
+    /// What the code `number` stands for, in units of its scale: one, four or eight integers, and zeros for the rest.
+    /// The IQ1 types' shift is 1/8 here. `None` past the last code, and for types whose codes are plain numbers.
+    pub fn point(self, number: u16) -> Option<[i8; 8]> {
+        grid::point(self, usize::from(number))
+    }
+
+    /// Reads little-endian blocks into `out`; of a type for any width, one row.
     ///
     /// # Errors
     /// A type that the engine cannot read.

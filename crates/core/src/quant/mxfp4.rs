@@ -5,14 +5,14 @@
 //! value `i + 16` in its high half. A value is `2^(e - 128)` times twice the four-bit float, which is an integer.
 
 use super::block::{self, Block};
-use super::{Format, TILE, Type};
+use super::{Format, Pack, Parts, TILE, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.
 const BYTES: usize = 17;
 
 /// Twice the four-bit floats: one bit of sign, two of exponent, one of mantissa.
-const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The format.
 pub(crate) struct MXFP4;
@@ -25,6 +25,14 @@ fn power(exponent: u8) -> f32 {
         1 => 1 << 22,
         _ => (u32::from(exponent) - 1) << 23,
     })
+}
+
+impl Pack for MXFP4 {
+    /// The first of the scales is the exponent; codes are 0 to 15.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block[0] = parts.scales[0] as u8;
+        block::pack_four(&block::code_bytes(parts, 0), &mut block[1..]);
+    }
 }
 
 impl Format for MXFP4 {

@@ -6,7 +6,7 @@
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -14,6 +14,18 @@ const BYTES: usize = 84;
 
 /// The format.
 pub(crate) struct Q2_K;
+
+impl Pack for Q2_K {
+    /// Sixteen scales and minimums of 0 to 15, codes of 0 to 3.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        for (half, both) in block[..HALVES].iter_mut().enumerate() {
+            *both = parts.scales[half] as u8 & 15 | (parts.mins[half] as u8) << 4;
+        }
+        superblock::pack_planes(&parts.codes, 0, 2, &mut block[16..80]);
+        block::put_half(block, 80, parts.d);
+        block::put_half(block, 82, parts.dmin);
+    }
+}
 
 impl Format for Q2_K {
     const TYPE: Type = Type::Q2_K;

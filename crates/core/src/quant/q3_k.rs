@@ -7,7 +7,7 @@
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -15,6 +15,21 @@ const BYTES: usize = 110;
 
 /// The format.
 pub(crate) struct Q3_K;
+
+impl Pack for Q3_K {
+    /// Sixteen scales of -32 to 31, codes of 0 to 7.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        superblock::pack_planes(&parts.codes, 2, 1, &mut block[..32]);
+        superblock::pack_planes(&parts.codes, 0, 2, &mut block[32..96]);
+        let packed = &mut block[96..108];
+        for (i, scale) in parts.scales[..HALVES].iter().enumerate() {
+            let scale = (scale + 32) as u8;
+            packed[i % 8] |= (scale & 15) << (i / 8 * 4);
+            packed[8 + i % 4] |= (scale >> 4 & 3) << (i / 4 * 2);
+        }
+        block::put_half(block, 108, parts.d);
+    }
+}
 
 impl Format for Q3_K {
     const TYPE: Type = Type::Q3_K;

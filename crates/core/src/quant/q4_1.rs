@@ -4,7 +4,7 @@
 //! `i` in its low half and value `i + 16` in its high half. A value is `d * q + m`.
 
 use super::block::{self, Block};
-use super::{Format, Quantize, Type};
+use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -29,6 +29,15 @@ impl Quantize for Q4_1 {
                 *q = nearest(low) | nearest(high) << 4;
             }
         }
+    }
+}
+
+impl Pack for Q4_1 {
+    /// Codes are 0 to 15, under `d`; `dmin` is added to every value.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::put_half(block, 2, parts.dmin);
+        block::pack_four(&block::code_bytes(parts, 0), &mut block[4..]);
     }
 }
 

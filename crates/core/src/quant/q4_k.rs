@@ -7,7 +7,7 @@
 
 use super::block;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd, padded};
 
 /// Bytes of a superblock.
@@ -15,6 +15,16 @@ const BYTES: usize = 144;
 
 /// The format.
 pub(crate) struct Q4_K;
+
+impl Pack for Q4_K {
+    /// Eight scales and minimums of 0 to 63, codes of 0 to 15.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::put_half(block, 2, parts.dmin);
+        pack_scales_and_mins(parts, &mut block[4..16]);
+        superblock::pack_planes(&parts.codes, 0, 4, &mut block[16..]);
+    }
+}
 
 impl Format for Q4_K {
     const TYPE: Type = Type::Q4_K;
@@ -72,6 +82,17 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS])
         (u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32).to_le_bytes()
     };
     (eight(scales, last), eight(mins, last >> 4))
+}
+
+/// The inverse of [`scales_and_mins`]; `packed` is zero before.
+pub(super) fn pack_scales_and_mins(parts: &Parts, packed: &mut [u8]) {
+    for i in 0..BLOCKS / 2 {
+        let (scale, min) = (parts.scales[i] as u8, parts.mins[i] as u8);
+        let (last_scale, last_min) = (parts.scales[i + 4] as u8, parts.mins[i + 4] as u8);
+        packed[i] = scale & 63 | last_scale >> 4 << 6;
+        packed[i + 4] = min & 63 | last_min >> 4 << 6;
+        packed[i + 8] = last_scale & 15 | last_min << 4;
+    }
 }
 
 #[cfg(test)]

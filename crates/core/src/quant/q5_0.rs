@@ -5,7 +5,7 @@
 //! `d * (q - 16)`.
 
 use super::block::{self, Block};
-use super::{Format, Quantize, Type};
+use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -24,8 +24,16 @@ impl Quantize for Q5_0 {
             let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
             let (head, quants) = block.split_at_mut(2);
             head.copy_from_slice(&f32_to_f16(scale).to_le_bytes());
-            block::pack_five(values, quants, |v| ((v * inverse + 16.5) as u8).min(31));
+            block::pack_five(&values.map(|v| ((v * inverse + 16.5) as u8).min(31)), quants);
         }
+    }
+}
+
+impl Pack for Q5_0 {
+    /// Codes are 0 to 31, under `d`.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::pack_five(&block::code_bytes(parts, 0), &mut block[2..]);
     }
 }
 

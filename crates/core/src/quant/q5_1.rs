@@ -5,7 +5,7 @@
 //! high half. A value is `d * q + m`.
 
 use super::block::{self, Block};
-use super::{Format, Quantize, Type};
+use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -24,8 +24,17 @@ impl Quantize for Q5_1 {
             let (head, quants) = block.split_at_mut(4);
             head[..2].copy_from_slice(&f32_to_f16(scale).to_le_bytes());
             head[2..].copy_from_slice(&f32_to_f16(min).to_le_bytes());
-            block::pack_five(values, quants, |v| (((v - min) * inverse + 0.5) as u8).min(31));
+            block::pack_five(&values.map(|v| (((v - min) * inverse + 0.5) as u8).min(31)), quants);
         }
+    }
+}
+
+impl Pack for Q5_1 {
+    /// Codes are 0 to 31, under `d`; `dmin` is added to every value.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::put_half(block, 2, parts.dmin);
+        block::pack_five(&block::code_bytes(parts, 0), &mut block[4..]);
     }
 }
 

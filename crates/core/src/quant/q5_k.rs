@@ -6,9 +6,9 @@
 //! the first in its low half, of the second in its high half. A value is `d * scale * q - dmin * min`.
 
 use super::block;
-use super::q4_k::scales_and_mins;
+use super::q4_k::{pack_scales_and_mins, scales_and_mins};
 use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd, padded};
 
 /// Bytes of a superblock.
@@ -16,6 +16,17 @@ const BYTES: usize = 176;
 
 /// The format.
 pub(crate) struct Q5_K;
+
+impl Pack for Q5_K {
+    /// Eight scales and minimums of 0 to 63, codes of 0 to 31.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block::put_half(block, 2, parts.dmin);
+        pack_scales_and_mins(parts, &mut block[4..16]);
+        superblock::pack_planes(&parts.codes, 4, 1, &mut block[16..48]);
+        superblock::pack_planes(&parts.codes, 0, 4, &mut block[48..]);
+    }
+}
 
 impl Format for Q5_K {
     const TYPE: Type = Type::Q5_K;

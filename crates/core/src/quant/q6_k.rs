@@ -7,7 +7,7 @@
 
 use super::block;
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type};
+use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -15,6 +15,22 @@ const BYTES: usize = 210;
 
 /// The format.
 pub(crate) struct Q6_K;
+
+impl Pack for Q6_K {
+    /// Sixteen scales of -128 to 127, codes of 0 to 63.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        for (i, code) in parts.codes.iter().enumerate() {
+            let (four, number) = (i / (4 * BLOCK), i / BLOCK % 4);
+            let at = four * 2 * BLOCK + number % 2 * BLOCK + i % BLOCK;
+            block[at] |= (*code as u8 & 15) << (number / 2 * 4);
+        }
+        superblock::pack_planes(&parts.codes, 4, 2, &mut block[128..192]);
+        for (half, scale) in block[192..208].iter_mut().enumerate() {
+            *scale = parts.scales[half] as u8;
+        }
+        block::put_half(block, 208, parts.d);
+    }
+}
 
 impl Format for Q6_K {
     const TYPE: Type = Type::Q6_K;

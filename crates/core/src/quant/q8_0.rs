@@ -3,7 +3,7 @@
 //! Byte map, 34 bytes: scale `d` as f16 (0..2), 32 signed bytes `q` (2..34). A value is `d * q`.
 
 use super::block::{self, Block};
-use super::{Format, Quantize, Type};
+use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::simd::{BLOCK, Simd};
 
@@ -42,6 +42,14 @@ impl Quantize for Q8_0 {
                 *q = round_away(v * inverse) as u8;
             }
         }
+    }
+}
+
+impl Pack for Q8_0 {
+    /// The low byte of a code is the signed `q`, under `d`.
+    fn pack(parts: &Parts, block: &mut [u8]) {
+        block::put_half(block, 0, parts.d);
+        block[2..].copy_from_slice(&block::code_bytes(parts, 0));
     }
 }
 

@@ -59,6 +59,25 @@ pub(super) fn for_both_halves(scales: [i8; BLOCKS]) -> [i8; HALVES] {
     core::array::from_fn(|half| scales[half / 2])
 }
 
+/// Writes `bits` bits of every code, from bit `from` of it: each 32 bytes hold those of `8 / bits` blocks, byte `i` of
+/// value `i` of each, the first block lowest. `out` is zero before.
+pub(super) fn pack_planes(codes: &[u16; SUPERBLOCK], from: usize, bits: usize, out: &mut [u8]) {
+    let per_byte = 8 / bits;
+    for (block, codes) in codes.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let shift = block % per_byte * bits;
+        for (byte, code) in out[block / per_byte * BLOCK..].iter_mut().zip(codes) {
+            *byte |= ((code >> from) as u8 & ((1 << bits) - 1)) << shift;
+        }
+    }
+}
+
+/// Writes the bytes of 16-bit numbers one after the other.
+pub(super) fn put_words(words: impl Iterator<Item = u16>, out: &mut [u8]) {
+    for (bytes, word) in out.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+}
+
 /// Reads whole superblocks, with the float operations of ggml in their order.
 pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut [f32]) {
     for (superblock, values) in row.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<SUPERBLOCK>().0) {

@@ -5,8 +5,8 @@
 //! f16 (52..54). A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the
 //! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type, block};
+use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
+use super::{Format, Pack, Parts, Type, block};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -14,6 +14,26 @@ const BYTES: usize = 54;
 
 /// The format.
 pub(crate) struct TQ1_0;
+
+impl Pack for TQ1_0 {
+    /// Codes are 0 to 2, under `d`.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        // Where the digits of a byte stand among the codes: the first, and how far apart.
+        let digits = |i: usize| match i {
+            0..32 => (i, BLOCK),
+            32..48 => (5 * BLOCK + i - 32, BLOCK / 2),
+            _ => (15 * BLOCK / 2 + i - 48, 4),
+        };
+        for (i, byte) in out[..52].iter_mut().enumerate() {
+            let (first, step) = digits(i);
+            let digit = |n: usize| if first + n * step < SUPERBLOCK { parts.codes[first + n * step] } else { 0 };
+            let number = (0..5).fold(0, |number, n| 3 * number + digit(n));
+            // As a fraction of 256, rounded up, so that taking digits off it never comes out below.
+            *byte = (number * 256).div_ceil(243) as u8;
+        }
+        block::put_half(out, 52, parts.d);
+    }
+}
 
 impl Format for TQ1_0 {
     const TYPE: Type = Type::TQ1_0;
@@ -72,7 +92,6 @@ fn digits<const M: usize>(bytes: &[u8; M], n: usize) -> [u8; M] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::superblock::SUPERBLOCK;
 
     /// Worked out by hand from the byte map.
     #[test]

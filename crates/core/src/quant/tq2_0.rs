@@ -4,7 +4,7 @@
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
 use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Type, block};
+use super::{Format, Pack, Parts, Type, block};
 use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a superblock.
@@ -12,6 +12,14 @@ const BYTES: usize = 66;
 
 /// The format.
 pub(crate) struct TQ2_0;
+
+impl Pack for TQ2_0 {
+    /// Codes are 0 to 2, under `d`.
+    fn pack(parts: &Parts, out: &mut [u8]) {
+        superblock::pack_planes(&parts.codes, 0, 2, &mut out[..64]);
+        block::put_half(out, 64, parts.d);
+    }
+}
 
 impl Format for TQ2_0 {
     const TYPE: Type = Type::TQ2_0;

@@ -72,6 +72,11 @@ pub trait Simd: Copy {
     fn less(self, x: Self::B, by: u8) -> Self::B;
     /// For each byte, which is below sixteen, the entry of `table`.
     fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B;
+    /// For each byte, which is below sixty-four, the entry of `table`.
+    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B;
+    /// Thirty-two numbers of `WIDTH` bits, eight at most, from the bits of `x`, least significant first: number `i` ends
+    /// before bit `8 + (i + 1) * STEP`. `N` is `1 + 4 * STEP`.
+    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B;
     /// The sums of `w * a`, both signed; `a` never holds -128.
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
     /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.
@@ -87,6 +92,8 @@ pub trait Simd: Copy {
     fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R;
     /// Eight half floats, given as their bits, widened exactly.
     fn rows_f16(self, bits: [u16; TILE]) -> Self::R;
+    /// Eight scales of one byte, widened as [`e5m3_to_f32`](crate::half::e5m3_to_f32) does.
+    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R;
     /// One small integer for each row, as a float.
     fn rows_u8(self, x: &[u8; TILE]) -> Self::R;
     /// One float for each row.

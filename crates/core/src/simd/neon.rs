@@ -138,6 +138,19 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B {
+        let p = table.as_ptr();
+        // SAFETY: 64 bytes may be read; the token proves the instructions.
+        unsafe {
+            let table = int8x16x4_t(vld1q_s8(p), vld1q_s8(p.add(16)), vld1q_s8(p.add(32)), vld1q_s8(p.add(48)));
+            x.map(|x| vqtbl4q_s8(table, vreinterpretq_u8_s8(x)))
+        }
+    }
+    #[inline(always)]
+    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B {
+        self.bytes(&Scalar.fields::<N, STEP, WIDTH>(x))
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         // SAFETY: the token proves the instructions.
         unsafe {
@@ -187,6 +200,10 @@ impl Simd for Neon {
         let wide = Scalar.rows_f16(bits);
         // SAFETY: 32 bytes may be read; the token proves the instructions.
         unsafe { [vld1q_f32(wide.as_ptr()), vld1q_f32(wide.as_ptr().add(4))] }
+    }
+    #[inline(always)]
+    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R {
+        self.rows_load(&Scalar.rows_e5m3(x))
     }
     #[inline(always)]
     fn rows_u8(self, x: &[u8; TILE]) -> Self::R {

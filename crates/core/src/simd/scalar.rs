@@ -1,7 +1,7 @@
 //! The definition of every vector operation, in plain Rust.
 
 use super::{BLOCK, LANES, Simd, TILE};
-use crate::half::{bf16_to_f32, f16_to_f32};
+use crate::half::{bf16_to_f32, e5m3_to_f32, f16_to_f32};
 
 /// The instruction set that every CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,19 @@ impl Simd for Scalar {
         each(|i| table[usize::from(x[i] & 15)] as u8)
     }
     #[inline(always)]
+    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B {
+        each(|i| table[usize::from(x[i] & 63)] as u8)
+    }
+    #[inline(always)]
+    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B {
+        each(|i| {
+            let bit = 8 + (i + 1) * STEP - WIDTH;
+            let above = if bit / 8 + 1 < N { x[bit / 8 + 1] } else { 0 };
+            let pair = u16::from_le_bytes([x[bit / 8], above]);
+            (pair >> (bit % 8)) as u8 & (0xff >> (8 - WIDTH))
+        })
+    }
+    #[inline(always)]
     fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
         w.iter().zip(&a).map(|(&w, &a)| i32::from(w as i8) * i32::from(a as i8)).sum()
     }
@@ -125,6 +138,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
         each(|i| f16_to_f32(bits[i]))
+    }
+    #[inline(always)]
+    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R {
+        each(|i| e5m3_to_f32(x[i]))
     }
     #[inline(always)]
     fn rows_u8(self, x: &[u8; TILE]) -> Self::R {

@@ -26,8 +26,20 @@ impl Numbers {
 
 /// The types to test: all, or for Miri, which is slow, enough of them to use every operation of the vocabulary.
 fn types() -> impl Iterator<Item = Type> {
-    const FOR_MIRI: [Type; 9] =
-        [Type::F32, Type::F16, Type::BF16, Type::Q5_0, Type::Q8_0, Type::Q4_K, Type::Q6_K, Type::IQ4_NL, Type::MXFP4];
+    const FOR_MIRI: [Type; 12] = [
+        Type::F32,
+        Type::F16,
+        Type::BF16,
+        Type::Q5_0,
+        Type::Q8_0,
+        Type::Q4_K,
+        Type::Q6_K,
+        Type::IQ4_NL,
+        Type::MXFP4,
+        Type::Q2_W,
+        Type::Q4_W,
+        Type::Q5_W,
+    ];
     let all = crate::quant::TYPES.iter().map(|row| row.0).filter(|kind| kind.is_supported());
     all.filter(|kind| !cfg!(miri) || FOR_MIRI.contains(kind))
 }
@@ -35,6 +47,8 @@ fn types() -> impl Iterator<Item = Type> {
 /// Row lengths at the seams of lanes and blocks; Miri sees one for each kind of block.
 fn widths(kind: Type) -> &'static [usize] {
     match kind.block_len() {
+        _ if kind.is_any_width() && cfg!(miri) => &[45],
+        _ if kind.is_any_width() => &[1, 2, 7, 31, 32, 33, 63, 64, 172, 288],
         1 if cfg!(miri) => &[19],
         32 if cfg!(miri) => &[32],
         256 if cfg!(miri) => &[256],
@@ -66,6 +80,7 @@ fn half_floats(kind: Type) -> &'static [usize] {
     match kind {
         // A scale in four pieces, and an exponent.
         Type::IQ1_M | Type::MXFP4 => &[],
+        _ if kind.is_any_width() => &[],
         Type::Q4_1 | Type::Q5_1 | Type::Q4_K | Type::Q5_K => &[0, 2],
         Type::Q2_K => &[80, 82],
         Type::Q3_K => &[108],
@@ -119,7 +134,7 @@ fn products_are_near_those_of_the_dequantized_row() {
     let mut numbers = Numbers(42);
     for kind in types() {
         let columns: usize = if cfg!(miri) { 32 } else { 288 };
-        let columns = columns.next_multiple_of(kind.block_len());
+        let columns = if kind.is_any_width() { columns + 13 } else { columns.next_multiple_of(kind.block_len()) };
         let rows: Vec<Vec<u8>> = (0..TILE).map(|_| random_row(kind, columns, &mut numbers)).collect();
         let x: Vec<Vec<f32>> = (0..4).map(|_| (0..columns).map(|_| numbers.float()).collect()).collect();
         let got = products(Isa::detect(), kind, &rows, &x);

@@ -1,6 +1,7 @@
 //! AVX2 (with F16C) and AVX-512 (with BW, DQ, VL and VNNI) for x86-64.
 
 use super::{BLOCK, Kernel, LANES, Simd, TILE, padded};
+use crate::half::E5M3_OFFSET;
 use core::arch::x86_64::*;
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
@@ -118,6 +119,44 @@ macro_rules! tile_operations {
             // SAFETY: 16 bytes may be read; the token proves the instructions.
             unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), x) }
         }
+        /// Bits 4 and 5 choose among four lookups.
+        #[inline(always)]
+        fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B {
+            let (quarters, _) = table.as_chunks::<16>();
+            let low = self.bits(x, 0, 15);
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let (four, five) = (_mm256_slli_epi16::<3>(x), _mm256_slli_epi16::<2>(x));
+                let pair =
+                    |i| _mm256_blendv_epi8(self.lookup(low, &quarters[i]), self.lookup(low, &quarters[i + 1]), four);
+                _mm256_blendv_epi8(pair(0), pair(2), five)
+            }
+        }
+        /// Eight numbers begin at a whole byte, so that every group of eight is cut out alike: two bytes that hold the
+        /// number go to a 16-bit lane, a multiplication brings the number to its upper byte.
+        #[inline(always)]
+        fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B {
+            const { assert!(N == 1 + 4 * STEP && N >= 9 && N <= 33 && WIDTH <= 8) }
+            let cut = const { &Cut::new(N, STEP, WIDTH) };
+            // SAFETY: 16 bytes may be read at the start of `x` and at `upper`, or where `x` is shorter, 8 at each; the
+            // token proves the instructions.
+            unsafe {
+                let p = x.as_ptr();
+                let both = if N >= 16 {
+                    _mm256_set_m128i(_mm_loadu_si128(p.add(cut.upper).cast()), _mm_loadu_si128(p.cast()))
+                } else {
+                    let words = [p.cast::<i64>().read_unaligned(), p.add(cut.upper).cast::<i64>().read_unaligned()];
+                    _mm256_broadcastsi128_si256(_mm_set_epi64x(words[1], words[0]))
+                };
+                let lift = _mm256_broadcastsi128_si256(_mm_loadu_si128(cut.lift.as_ptr().cast()));
+                let group = |from: &[u8; 32]| {
+                    let pairs = _mm256_shuffle_epi8(both, _mm256_loadu_si256(from.as_ptr().cast()));
+                    _mm256_srli_epi16::<8>(_mm256_mullo_epi16(pairs, lift))
+                };
+                let all = _mm256_packus_epi16(group(&cut.from[0]), group(&cut.from[1]));
+                _mm256_and_si256(all, _mm256_set1_epi8((0xffu8 >> (8 - WIDTH)) as i8))
+            }
+        }
         /// As 16-bit integers, those of the first halves in the lower 128 bits, of the second halves in the upper.
         #[inline(always)]
         fn scales(self, x: &[i8; 16]) -> Self::W {
@@ -163,6 +202,16 @@ macro_rules! tile_operations {
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())) }
         }
         #[inline(always)]
+        fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R {
+            // SAFETY: 8 bytes may be read; the token proves the instructions.
+            unsafe {
+                let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().cast()));
+                let zero = _mm256_cmpeq_epi32(wide, _mm256_setzero_si256());
+                let floats = _mm256_add_epi32(_mm256_slli_epi32::<20>(wide), _mm256_set1_epi32(E5M3_OFFSET as i32));
+                _mm256_castsi256_ps(_mm256_andnot_si256(zero, floats))
+            }
+        }
+        #[inline(always)]
         fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
             // SAFETY: 8 bytes may be read; the token proves the instructions.
             unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
@@ -193,6 +242,44 @@ macro_rules! tile_operations {
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
         }
     };
+}
+
+/// How [`Simd::fields`] finds its numbers.
+struct Cut {
+    /// Where the second load begins.
+    upper: usize,
+    /// For the groups of eight numbers 0 and 2, then 1 and 3: which loaded bytes each 16-bit lane gets.
+    from: [[u8; 32]; 2],
+    /// What a lane is multiplied with, the same for every group.
+    lift: [u16; 8],
+}
+
+impl Cut {
+    const fn new(n: usize, step: usize, width: usize) -> Cut {
+        let mut cut = Cut { upper: if n >= 16 { n - 16 } else { n - 8 }, from: [[0; 32]; 2], lift: [0; 8] };
+        let mut i = 0;
+        while i < 32 {
+            let (group, lane) = (i / 8, i % 8);
+            let bit = 8 + (i + 1) * step - width;
+            cut.lift[lane] = 1 << (8 - bit % 8);
+            let mut half = 0;
+            while half < 2 {
+                // The byte above the last is not there; a number of the last byte alone has no bits in it.
+                let byte = if bit / 8 + half < n { bit / 8 + half } else { n - 1 };
+                let at = if n >= 16 {
+                    byte - group / 2 * cut.upper
+                } else if byte < 8 {
+                    byte
+                } else {
+                    byte - cut.upper + 8
+                };
+                cut.from[group % 2][group / 2 * 16 + lane * 2 + half] = at as u8;
+                half += 1;
+            }
+            i += 1;
+        }
+        cut
+    }
 }
 
 /// The lanes of the first `n` of eight values, for a masked load.

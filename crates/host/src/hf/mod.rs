@@ -10,10 +10,11 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-use crate::emit::stored_file_type;
+use crate::emit::{FileType, write_types};
 use crate::error::Error;
-use crate::gguf_write::{Header, QUANTIZATION_VERSION};
+use crate::gguf_write::Header;
 use crate::source::{Source, TensorInfo};
+use crate::uniform::stored_file_type;
 use config::Object;
 use families::Family;
 use hparams::Hparams;
@@ -60,13 +61,12 @@ impl Source for HfSource {
         &self.files
     }
 
-    fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error> {
+    fn metadata(&self, header: &mut Header, file_type: FileType) -> Result<(), Error> {
         let name = model_name(&self.files[0]);
         header.str("general.architecture", self.family.arch.as_bytes());
         header.str("general.type", b"model");
         header.str("general.name", name.as_bytes());
-        header.u32("general.file_type", file_type.unwrap_or_else(|| stored_file_type(self.tensors())));
-        header.u32("general.quantization_version", QUANTIZATION_VERSION);
+        write_types(file_type, stored_file_type(self.tensors()), header);
         self.hparams.write(self.family.arch, header);
         self.vocab.write(header);
         Ok(())

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use smidgen_core::quant::Type;
 
-use crate::emit::stored_file_type;
+use crate::emit::{FileType, write_types};
 use crate::error::Error;
-use crate::gguf_write::{Header, QUANTIZATION_VERSION};
+use crate::gguf_write::Header;
 use crate::image::read_small;
 use crate::source::{DataFile, Source, TensorInfo};
+use crate::uniform::stored_file_type;
 pub use layout::{Checkpoint, parse_header};
 use layout::{Place, Stored};
 
@@ -87,14 +88,13 @@ impl Source for Llama2cSource {
         &self.files
     }
 
-    fn metadata(&self, header: &mut Header, file_type: Option<u32>) -> Result<(), Error> {
+    fn metadata(&self, header: &mut Header, file_type: FileType) -> Result<(), Error> {
         let model = &self.checkpoint;
         let name = self.files[0].file_stem().unwrap_or_default().to_string_lossy();
         header.str("general.architecture", b"llama");
         header.str("general.type", b"model");
         header.str("general.name", name.as_bytes());
-        header.u32("general.file_type", file_type.unwrap_or_else(|| stored_file_type(&self.tensors)));
-        header.u32("general.quantization_version", QUANTIZATION_VERSION);
+        write_types(file_type, stored_file_type(&self.tensors), header);
         header.u32("llama.vocab_size", model.n_vocab);
         header.u32("llama.context_length", model.context_tokens);
         header.u32("llama.embedding_length", model.n_embd);
