@@ -1,4 +1,4 @@
-"""Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them.
+"""Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them, or would.
 
 Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
 Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
@@ -21,7 +21,8 @@ HALF_FLOATS = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
     "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [], "TQ1_0": [52], "TQ2_0": [64],
-    "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0], "IQ1_M": [],
+    "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0], "IQ1_M": [], "Q1_0": [0],
+    "Q2_0": [0],
 }
 
 
@@ -31,7 +32,7 @@ def finite(halves):
 
 
 def random_blocks(name, n_blocks, numbers):
-    _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    n_bytes = 18 if name in ("Q1_0", "Q2_0") else GGML_QUANT_SIZES[GGMLQuantizationType[name]][1]
     blocks = numbers.integers(0, 256, (n_blocks, n_bytes), dtype=numpy.uint8)
     for at in HALF_FLOATS[name]:
         blocks[:, at : at + 2] = finite(blocks[:, at : at + 2].copy().view("<u2")).view(numpy.uint8)
@@ -39,6 +40,17 @@ def random_blocks(name, n_blocks, numbers):
         # The upper half of the last byte holds the sign and the upper three bits of the exponent.
         blocks[:, 55] ^= numpy.where(blocks[:, 55] & 0x70 == 0x70, 0x40, 0).astype(numpy.uint8)
     return blocks
+
+
+def read(blocks, name):
+    """The values of blocks; the `gguf` package does not read the last two, whose map is that of ggml's `dequantize_row`."""
+    d = blocks[:, :2].copy().view("<f2").astype("<f4")
+    if name == "Q1_0":
+        return numpy.where(numpy.unpackbits(blocks[:, 2:], axis=1, bitorder="little"), d, -d)
+    if name == "Q2_0":
+        codes = blocks[:, 2:, None] >> numpy.array([0, 2, 4, 6], dtype=numpy.uint8) & 3
+        return d * (codes.reshape(len(blocks), -1).astype("<f4") - 1)
+    return dequantize(blocks, GGMLQuantizationType[name])
 
 
 def main():
@@ -52,7 +64,7 @@ def main():
     for name in HALF_FLOATS:
         blocks = random_blocks(name, options.blocks, numbers)
         with numpy.errstate(over="ignore"):  # The largest exponents of MXFP4 give infinities, as they do in ggml.
-            values = dequantize(blocks, GGMLQuantizationType[name])
+            values = read(blocks, name)
         (options.folder / f"{name}.bin").write_bytes(blocks.tobytes() + values.astype("<f4").tobytes())
 
 
