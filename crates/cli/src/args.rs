@@ -214,7 +214,8 @@ fn named<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Valu
 }
 
 fn cache_type() -> impl TypedValueParser<Value = CacheType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
+    PossibleValuesParser::new(["f32", "f16", "q8_0", "q4_0"])
+        .try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
 }
 
 /// Reads a whole number of at least 1.
@@ -241,7 +242,11 @@ fn not_negative(text: &str) -> Result<f32, String> {
     number(text, |x| x >= 0.0, "a number of at least 0 is needed")
 }
 
-fn factor(text: &str) -> Result<f32, String> {
+/// Reads a number above 0.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn factor(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0, "a number above 0 is needed")
 }
 

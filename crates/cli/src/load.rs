@@ -273,7 +273,11 @@ pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
     Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv }
 }
 
-fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
+/// The kernels called `name`, or the best that this processor has.
+///
+/// # Errors
+/// Kernels that it does not have.
+pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     let Some(name) = name else { return Ok(Isa::detect()) };
     Isa::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Isa::available().map(Isa::name).collect();
@@ -293,6 +297,8 @@ pub struct Session<'a> {
     pub tokenizer: &'a Tokenizer<'a>,
     /// The forward pass.
     pub engine: Engine<'a>,
+    /// The threads that it shares its work with; they are idle between two passes.
+    pub workers: &'a dyn Workers,
     /// What was asked of the engine.
     pub settings: Settings,
     /// What was planned.
@@ -354,6 +360,7 @@ pub fn with_session<R>(
         model: &model,
         tokenizer: &tokenizer,
         engine,
+        workers,
         settings,
         budget,
         load: began.elapsed(),

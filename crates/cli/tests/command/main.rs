@@ -1,6 +1,7 @@
 //! The `smidgen` command from outside: what it prints, where, and how it ends.
 
 mod bad_input;
+mod calibrate;
 mod chat;
 #[cfg(feature = "constrain")]
 mod constraint;
@@ -8,6 +9,7 @@ mod eval;
 mod files;
 mod generation;
 mod goldens;
+mod llama_cpp;
 mod planning;
 mod quantize;
 mod smidgen;
