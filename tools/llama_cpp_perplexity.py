@@ -5,8 +5,8 @@
     /tmp/peer/bin/python tools/llama_cpp_perplexity.py target/release/smidgen ../shared/data/text/tinystories-valid.txt \
         MODEL... > bench/record/$(date -u +%F)-perplexity-parity.json
 
-MODEL is a GGUF file, a checkpoint that `smidgen convert` reads, or FILE:TOKENIZER for a llama2.c one; a GGUF of version 1,
-which llama.cpp no longer reads, is converted too. Each runs as it is stored and, where that makes it smaller, in q8_0, which is
+MODEL is a GGUF file or a checkpoint that `smidgen convert` reads; a GGUF of version 1, which llama.cpp no longer reads, is
+converted too. (babyllama is not among them: llama.cpp stops at characters that a vocabulary without bytes cannot write.) Each runs as it is stored and, where that makes it smaller, in q8_0, which is
 also compared with the former: KL divergence and the share of equal top tokens. The arithmetic here is numpy's, in 64 bits, on
 llama.cpp's logits.
 
@@ -111,14 +111,12 @@ def our_figures(smidgen, path, base, text, n_ctx, n_chunks):
 
 def as_gguf(smidgen, name, directory):
     """The model called `name` as a GGUF file that llama.cpp reads."""
-    path, _, tokenizer = name.partition(":")
-    with open(path, "rb") if os.path.isfile(path) else open(os.devnull, "rb") as file:
+    with open(name, "rb") if os.path.isfile(name) else open(os.devnull, "rb") as file:
         start = file.read(8)
     if start[:4] == b"GGUF" and struct.unpack("<I", start[4:])[0] > 1:
-        return path
-    out = os.path.join(directory, os.path.basename(os.path.normpath(path)) + ".gguf")
-    words = [smidgen, "convert", path, out] + (["--tokenizer", tokenizer] if tokenizer else [])
-    subprocess.run(words, check=True, capture_output=True)
+        return name
+    out = os.path.join(directory, os.path.basename(os.path.normpath(name)) + ".gguf")
+    subprocess.run([smidgen, "convert", name, out], check=True, capture_output=True)
     return out
 
 
@@ -158,7 +156,7 @@ def main():
             for path, against, stored in runs:
                 theirs = rounded(figures(path, against, text, n_ctx, n_chunks))
                 ours = our_figures(arguments.smidgen, path, against, arguments.text, n_ctx, n_chunks)
-                model = os.path.basename(os.path.normpath(name.partition(":")[0]))
+                model = os.path.basename(os.path.normpath(name))
                 result = {"model": model, "weights": stored, "chunks": ours["chunks"], "tokens": ours["tokens"]}
                 for figure, value in theirs.items():
                     result[f"llama_cpp_{figure}"] = value
@@ -171,7 +169,6 @@ def main():
     record = {
         "command": "python tools/llama_cpp_perplexity.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
         " models/tales.gguf ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m"
-        " ../shared/data/llama2c/babyllama.bin:../shared/data/llama2c/babyllama.tok.bin"
         + (f" --chunks {n_chunks}" if n_chunks else ""),
         "commit": git.stdout.strip(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

@@ -214,7 +214,8 @@ fn named<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Valu
 }
 
 fn cache_type() -> impl TypedValueParser<Value = CacheType> {
-    PossibleValuesParser::new(["f32", "f16", "q8_0"]).try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
+    PossibleValuesParser::new(["f32", "f16", "q8_0", "q4_0"])
+        .try_map(|name| CacheType::from_name(&name).ok_or("no such type"))
 }
 
 /// Reads a whole number of at least 1.

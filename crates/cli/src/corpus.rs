@@ -86,6 +86,11 @@ impl Corpus {
         })
     }
 
+    /// The name of the text's file, as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Tokens of a chunk.
     pub fn context_tokens(&self) -> usize {
         self.context_tokens

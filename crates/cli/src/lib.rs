@@ -3,6 +3,7 @@
 //! It is a library so that tests can run a command inside their own process, under their own allocator.
 
 pub mod args;
+pub mod calibrate;
 pub mod commands;
 pub mod constraint;
 pub mod conversation;

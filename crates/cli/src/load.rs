@@ -297,6 +297,8 @@ pub struct Session<'a> {
     pub tokenizer: &'a Tokenizer<'a>,
     /// The forward pass.
     pub engine: Engine<'a>,
+    /// The threads that it shares its work with; they are idle between two passes.
+    pub workers: &'a dyn Workers,
     /// What was asked of the engine.
     pub settings: Settings,
     /// What was planned.
@@ -358,6 +360,7 @@ pub fn with_session<R>(
         model: &model,
         tokenizer: &tokenizer,
         engine,
+        workers,
         settings,
         budget,
         load: began.elapsed(),

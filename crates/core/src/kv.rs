@@ -1,8 +1,11 @@
-//! The cache of keys and values of earlier positions, in 32, 16 or 8 bits a value.
+//! The cache of keys and values of earlier positions, in 32, 16, 8 or 4 bits a value.
 
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::quant::Type;
 use crate::simd::{BLOCK, LANES, Simd, padded};
+
+/// Bytes of a whole block of [`CacheType::Q4_0`].
+const Q4_BYTES: usize = 2 + BLOCK / 2;
 
 /// How cached values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,15 +16,18 @@ pub enum CacheType {
     F16,
     /// One byte a value and a half-float scale for every 32 values of a head, or fewer at its end.
     Q8_0,
+    /// Half a byte a value and a half-float scale for every 32 values of a head, or fewer at its end.
+    Q4_0,
 }
 
 impl CacheType {
-    /// The type called `name` (`f32`, `f16`, `q8_0`, in any case).
+    /// The type called `name` (`f32`, `f16`, `q8_0`, `q4_0`, in any case).
     pub fn from_name(name: &str) -> Option<CacheType> {
         match Type::from_name(name)? {
             Type::F32 => Some(CacheType::F32),
             Type::F16 => Some(CacheType::F16),
             Type::Q8_0 => Some(CacheType::Q8_0),
+            Type::Q4_0 => Some(CacheType::Q4_0),
             _ => None,
         }
     }
@@ -32,6 +38,7 @@ impl CacheType {
             CacheType::F32 => "f32",
             CacheType::F16 => "f16",
             CacheType::Q8_0 => "q8_0",
+            CacheType::Q4_0 => "q4_0",
         }
     }
 
@@ -41,6 +48,10 @@ impl CacheType {
             CacheType::F32 => 4 * head_dim,
             CacheType::F16 => 2 * head_dim,
             CacheType::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
+            // The second sixteen values of a block share the bytes of the first.
+            CacheType::Q4_0 => {
+                head_dim / BLOCK * Q4_BYTES + (2 + (head_dim % BLOCK).min(LANES)) * usize::from(head_dim % BLOCK > 0)
+            }
         }
     }
 }
@@ -94,6 +105,7 @@ impl<'a> Cache<'a> {
                 CacheType::F32 => store_each(values, out, f32::to_le_bytes),
                 CacheType::F16 => store_each(values, out, |x| f32_to_f16(x).to_le_bytes()),
                 CacheType::Q8_0 => store_q8(values, out),
+                CacheType::Q4_0 => store_q4(values, out),
             }
         }
     }
@@ -120,6 +132,27 @@ fn store_q8(values: &[f32], out: &mut [u8]) {
     }
 }
 
+/// Blocks of scale and nibbles: value `i` in the low half of byte `i`, value `i + 16` in the high half. The scale is the value
+/// of the largest magnitude over -8, so that this one takes the end of the range that reaches further (ggml's Q4_0), and is
+/// rounded to f16 first, as for eight bits.
+fn store_q4(values: &[f32], out: &mut [u8]) {
+    for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(Q4_BYTES)) {
+        let magnitude = |v: f32| v.to_bits() & 0x7fff_ffff;
+        let largest =
+            values.iter().fold(0.0, |largest, &v| if magnitude(v) > magnitude(largest) { v } else { largest });
+        let half = f32_to_f16(largest / -8.0);
+        let scale = f16_to_f32(half);
+        let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
+        let (head, nibbles) = out.split_at_mut(2);
+        head.copy_from_slice(&half.to_le_bytes());
+        let code = |v: f32| (crate::quant::round_to_i8((v * inverse).clamp(-8.0, 7.0)) + 8) as u8;
+        for (i, byte) in nibbles.iter_mut().enumerate() {
+            let high = values.get(i + LANES).map_or(0, |&v| code(v));
+            *byte = code(values[i]) & 15 | high << 4;
+        }
+    }
+}
+
 /// Reading of cached rows, sixteen values at a time.
 pub(crate) trait CacheFormat {
     /// Values `column` to `column + n` of a row, as floats, zero from `n` on; `n` is at most [`LANES`].
@@ -132,6 +165,8 @@ pub(crate) struct CacheF32;
 pub(crate) struct CacheF16;
 /// [`CacheType::Q8_0`].
 pub(crate) struct CacheQ8;
+/// [`CacheType::Q4_0`].
+pub(crate) struct CacheQ4;
 
 /// The cached bytes `at` to `at + N` where all sixteen lanes are wanted.
 #[inline(always)]
@@ -166,6 +201,19 @@ impl CacheFormat for CacheQ8 {
     }
 }
 
+impl CacheFormat for CacheQ4 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
+        let block = column / BLOCK * Q4_BYTES;
+        let scale = f16_to_f32(u16::from_le_bytes([row[block], row[block + 1]]));
+        let at = block + 2;
+        let bytes: [u8; LANES] = if row.len() >= at + LANES { *whole(row, at) } else { padded(&row[at..]) };
+        let shift = if column.is_multiple_of(BLOCK) { 0 } else { 4 };
+        let codes = core::array::from_fn(|i| if i < n { (bytes[i] >> shift & 15) as i8 - 8 } else { 0 });
+        s.mul(s.load_i8(&codes), s.splat(scale))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +236,7 @@ mod tests {
     fn what_is_stored_comes_back() {
         for head_dim in [2, 6, 8, 15, 16, 17, 32, 33, 48, 64, 80] {
             let values: Vec<f32> = (0..2 * head_dim).map(|i| (i as f32 * 1.3).sin()).collect();
-            for kind in [CacheType::F32, CacheType::F16, CacheType::Q8_0] {
+            for kind in [CacheType::F32, CacheType::F16, CacheType::Q8_0, CacheType::Q4_0] {
                 let mut bytes = vec![0; 3 * 2 * 5 * kind.row_bytes(head_dim)];
                 let mut cache = Cache::new(&mut bytes, kind, 2, 5, head_dim);
                 cache.store(2, 4, &values);
@@ -197,12 +245,35 @@ mod tests {
                     CacheType::F32 => read::<CacheF32>(row, head_dim),
                     CacheType::F16 => read::<CacheF16>(row, head_dim),
                     CacheType::Q8_0 => read::<CacheQ8>(row, head_dim),
+                    CacheType::Q4_0 => read::<CacheQ4>(row, head_dim),
                 };
-                let limit = [0.0, 0.0005, 0.005][kind as usize];
+                let limit = [0.0, 0.0005, 0.005, 0.13][kind as usize];
                 for (back, want) in back.iter().zip(&values[head_dim..]) {
                     assert!((back - want).abs() <= limit, "{kind:?}, {head_dim}: {back}, not {want}");
                 }
             }
         }
+    }
+    /// A block of 20 values: a scale, and 16 bytes of which the first four hold two values.
+    #[test]
+    fn four_bits_lie_as_described() {
+        assert_eq!([16, 17, 20, 32, 33, 64].map(|n| CacheType::Q4_0.row_bytes(n)), [18, 18, 18, 18, 21, 36]);
+        let mut values = [0.0; 20];
+        (values[0], values[1], values[16], values[19]) = (-8.0, 3.0, 7.0, -2.4);
+        let mut bytes = [0xee; 18];
+        Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
+        // The scale is -8 / -8 = 1; codes are values plus 8.
+        let mut want = [0x08; 18];
+        (want[0], want[1]) = (0x00, 0x3c);
+        (want[2], want[3], want[4], want[5]) = (0xf0, 0x8b, 0x88, 0x68);
+        assert_eq!(bytes, want);
+        // A largest value that is positive has a negative scale, and codes count down.
+        values[0] = 8.0;
+        Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
+        assert_eq!((bytes[1], bytes[2], bytes[3]), (0xbc, 0x10, 0x85));
+        assert_eq!(read::<CacheQ4>(&bytes, 20)[..2], [8.0, 3.0]);
+        let mut nothing = [0xee; 18];
+        Cache::new(&mut nothing, CacheType::Q4_0, 1, 1, 20).store(0, 0, &[0.0; 20]);
+        assert!(read::<CacheQ4>(&nothing, 20).iter().all(|&x| x == 0.0));
     }
 }

@@ -1,6 +1,6 @@
 //! The engine against the independent oracle, and against itself on every path that must give the same bits.
 
-use smidgen_core::engine::{self, Engine};
+use smidgen_core::engine::{self, Engine, Input, Observer};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
@@ -153,7 +153,7 @@ fn every_cache_type_is_near_f32_and_the_same_on_every_instruction_set() {
     let tokens = tokens(40, 2048);
     let exact = logits(&bytes, LIMITS, Isa::detect(), &Single, &tokens);
     // The 8-bit activations after the cache make small differences larger: these are limits of the whole path.
-    for (kind, limit) in [(CacheType::F16, 0.04), (CacheType::Q8_0, 0.06)] {
+    for (kind, limit) in [(CacheType::F16, 0.04), (CacheType::Q8_0, 0.06), (CacheType::Q4_0, 0.6)] {
         let limits = Limits { cache_k: kind, cache_v: kind, ..LIMITS };
         let want = logits(&bytes, limits, Isa::SCALAR, &Single, &tokens);
         let difference = rms_difference(&exact, &want);
@@ -177,6 +177,54 @@ fn a_truncated_run_goes_on_as_if_the_rest_had_never_been() {
         engine.truncate(10);
         assert!(engine.forward(&tokens[10..]).unwrap() == want);
     });
+}
+
+/// Keeps all that it is shown.
+#[derive(Default)]
+struct Seen(Vec<(Input, usize, Vec<f32>)>);
+
+impl Observer for Seen {
+    fn observe(&mut self, input: Input, x: &[f32], columns: usize) {
+        match self.0.iter_mut().find(|(seen, ..)| *seen == input) {
+            Some((_, _, values)) => values.extend_from_slice(x),
+            None => self.0.push((input, columns, x.to_vec())),
+        }
+    }
+}
+
+#[test]
+fn an_observer_sees_every_input_of_every_token_and_changes_nothing() {
+    let bytes = tales();
+    let tokens = tokens(30, 2048);
+    let want = logits(&bytes, LIMITS, Isa::detect(), &Single, &tokens);
+    let seen = |batch_tokens: usize| {
+        let limits = Limits { batch_tokens, ..LIMITS };
+        with_engine(&bytes, limits, Isa::detect(), &Single, |engine| {
+            let mut seen = Seen::default();
+            engine.forward_observed(&tokens[..29], &mut seen).unwrap();
+            assert!(engine.forward(&tokens[29..]).unwrap() == want[29]);
+            seen.0
+        })
+    };
+    let all = seen(16);
+    assert!(all == seen(1), "batches change what is seen");
+    assert_eq!(all.len(), 6 * 4 + 1);
+    for (input, columns, values) in &all {
+        assert_eq!(*columns, if matches!(input, Input::Down(_)) { 384 } else { 128 }, "{input:?}");
+        assert_eq!(values.len(), 29 * columns, "{input:?}");
+    }
+    // What the output matrix reads makes the logits, but for the rounding of activations to 8 bits.
+    let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
+    let tensor = gguf.tensor(&["token_embd.weight"]).unwrap();
+    let mut weights = vec![0.0; 2048 * 128];
+    Type::Q8_0.dequantize(gguf.data(&tensor).unwrap(), &mut weights).unwrap();
+    let (_, _, values) = all.iter().find(|(input, ..)| *input == Input::Output).unwrap();
+    for (x, want) in values.chunks(128).zip(&want) {
+        let product = |row: &[f32]| row.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
+        let difference =
+            weights.chunks(128).zip(want).map(|(row, want)| (product(row) - want).abs()).fold(0.0, f32::max);
+        assert!(difference < 0.2, "{difference}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The subcommands, one file each, and the one table that names them.
 
+mod calibrate;
 mod chat;
 mod completions;
 mod convert;
@@ -43,6 +44,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
     subcommand!("inspect", "Show a model's metadata and tensors, and what is big", inspect),
     subcommand!("tokenize", "Print the token ids of a text", tokenize),
     subcommand!("convert", "Turn a model into a GGUF file", convert),
+    subcommand!("calibrate", "Collect from a text what a model's matrices are multiplied with (an imatrix)", calibrate),
     subcommand!("eval", "Measure how well a model predicts a text, and what a smaller one lost", eval),
     subcommand!("quantize", "Turn a model into a smaller GGUF file", quantize),
     subcommand!("completions", "Print the completions for a shell", completions),

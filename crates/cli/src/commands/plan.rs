@@ -63,7 +63,7 @@ struct Choice {
 }
 
 /// The types that the cache can have, the most exact first.
-const CACHE_TYPES: [CacheType; 3] = [CacheType::F32, CacheType::F16, CacheType::Q8_0];
+const CACHE_TYPES: [CacheType; 4] = [CacheType::F32, CacheType::F16, CacheType::Q8_0, CacheType::Q4_0];
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let source = Source::open(&flags.model)?;

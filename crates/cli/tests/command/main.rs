@@ -1,6 +1,7 @@
 //! The `smidgen` command from outside: what it prints, where, and how it ends.
 
 mod bad_input;
+mod calibrate;
 mod chat;
 #[cfg(feature = "constrain")]
 mod constraint;

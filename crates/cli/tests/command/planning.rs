@@ -40,7 +40,7 @@ fn what_does_not_fit_exits_3_and_what_is_advised_fits() {
     let plan: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(plan["fits"], false);
     let options = plan["options"].as_array().unwrap();
-    assert_eq!(options.len(), 3, "the embedded model is q8_0 already, so only the cache can change: {options:?}");
+    assert_eq!(options.len(), 4, "the embedded model is q8_0 already, so only the cache can change: {options:?}");
     for option in options {
         let (cache, context) = (option["cache"].as_str().unwrap(), option["context_tokens"].as_u64().unwrap());
         let status = |context: u64| {

@@ -67,16 +67,21 @@ impl Sums {
         (!self.upper.is_empty() && self.n_tokens > 0).then_some(Moment { columns: self.columns, n_tokens, upper })
     }
 
-    /// Goes on from sums that were kept: `squares` and `upper` replace those here.
+    /// Goes on from sums of `n_tokens` that were kept: `squares` and `upper` replace those here.
     ///
     /// Gives `None`, and changes nothing, when they are of another length.
-    pub fn restore(&mut self, n_tokens: u64, squares: &[f64], upper: &[f64]) -> Option<()> {
+    pub fn restore(
+        &mut self,
+        n_tokens: u64,
+        squares: impl ExactSizeIterator<Item = f64>,
+        upper: impl ExactSizeIterator<Item = f64>,
+    ) -> Option<()> {
         if squares.len() != self.squares.len() || upper.len() != self.upper.len() {
             return None;
         }
         self.n_tokens = n_tokens;
-        self.squares.copy_from_slice(squares);
-        self.upper.copy_from_slice(upper);
+        self.squares.iter_mut().zip(squares).for_each(|(sum, kept)| *sum = kept);
+        self.upper.iter_mut().zip(upper).for_each(|(sum, kept)| *sum = kept);
         Some(())
     }
 

@@ -67,11 +67,12 @@ fn sums_go_on_from_where_they_were_kept() {
     half.observe(Input::Output, &x[..12], 3);
     let kept = half.sums()[0].clone();
     let mut resumed = Collector::new(&inputs, true, Isa::SCALAR, &Single);
-    resumed.sums_mut()[0].restore(kept.n_tokens(), kept.squares(), kept.upper()).unwrap();
+    let (squares, upper) = (kept.squares().iter().copied(), kept.upper().iter().copied());
+    resumed.sums_mut()[0].restore(kept.n_tokens(), squares.clone(), upper).unwrap();
     resumed.observe(Input::Output, &x[12..], 3);
     assert_eq!(resumed.sums()[0].upper(), whole.sums()[0].upper());
     assert_eq!(resumed.sums()[0].n_tokens(), 10);
-    assert!(resumed.sums_mut()[0].restore(1, kept.squares(), &[]).is_none());
+    assert!(resumed.sums_mut()[0].restore(1, squares, std::iter::empty()).is_none());
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn what_is_no_imatrix_is_refused() {
     let count = (counts.as_str(), &[1, 1][..], vec![2.0]);
     assert_eq!(read(&[], &[good.clone(), count.clone()]), Error::NotImatrix);
     assert_eq!(read(IMATRIX, &[]), Error::Empty);
-    assert_eq!(read(IMATRIX, &[good.clone()]), Error::Missing(counts.clone()));
+    assert_eq!(read(IMATRIX, std::slice::from_ref(&good)), Error::Missing(counts.clone()));
     let nan = (sums.as_str(), &[2, 1][..], vec![1.0, -2.0]);
     assert_eq!(read(IMATRIX, &[nan, count.clone()]), Error::Value(name.into(), 1, -2.0));
     let odd = (counts.as_str(), &[3][..], vec![2.0; 3]);

@@ -6,7 +6,7 @@
 
 use super::math::{exp, sum};
 use super::matmul::Crew;
-use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ8, CacheType};
+use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType};
 use crate::simd::{Kernel, LANES, Simd};
 use crate::workers::split;
 
@@ -74,6 +74,7 @@ fn run_cached<K: CacheKernel>(crew: Crew<'_>, kind: CacheType, kernel: K) {
         CacheType::F32 => crew.isa.run(With::<_, CacheF32>(kernel, core::marker::PhantomData)),
         CacheType::F16 => crew.isa.run(With::<_, CacheF16>(kernel, core::marker::PhantomData)),
         CacheType::Q8_0 => crew.isa.run(With::<_, CacheQ8>(kernel, core::marker::PhantomData)),
+        CacheType::Q4_0 => crew.isa.run(With::<_, CacheQ4>(kernel, core::marker::PhantomData)),
     }
 }
 
