@@ -4,11 +4,13 @@ Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
 Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
 
 It writes FOLDER/<type>.bin for each type: the blocks, then their values as little-endian floats. Every byte is random
-but those of the half-float scales, which are any finite number. The test crates/core/tests/quant_goldens.rs reads them;
+but those of the half-float scales, which are any finite number. The types of the any-width family are read here, by what
+docs/any-width.md says of them. The test crates/core/tests/quant_goldens.rs reads them;
 those in testdata/quant were made with 4 blocks.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy
@@ -41,6 +43,30 @@ def random_blocks(name, n_blocks, numbers):
     return blocks
 
 
+ANY_WIDTH = {"Q2_W": 2, "Q3_W": 3, "Q4_W": 4, "Q5_W": 5, "Q6_W": 6, "Q8_W": 8}
+
+
+def any_width_levels():
+    """The tables of docs/any-width.md, by bits."""
+    page = (Path(__file__).parent.parent / "docs" / "any-width.md").read_text()
+    tables = re.findall(r"### (\d) bits\n\n```levels\n(.*?)```", page, re.DOTALL)
+    return {int(bits): [int(level) for level in table.split()] for bits, table in tables}
+
+
+def any_width_values(block, bits, levels):
+    """The 64 weights of one block, as docs/any-width.md defines them."""
+    exponent, mantissa = block[0] >> 3, block[0] & 7
+    scale = (1 + mantissa / 8) * 2.0 ** (exponent - 30) if block[0] else 0.0
+    if bits == 8:
+        return [scale * (code - 256 if code > 127 else code) for code in block[1:]]
+    stream = int.from_bytes(bytes(block), "little")
+    return [scale * levels[bits][stream >> (8 + (i + 1) * bits - 6) & 63] for i in range(64)]
+
+
+def write(folder, name, blocks, values):
+    (folder / f"{name}.bin").write_bytes(blocks.tobytes() + numpy.asarray(values).astype("<f4").tobytes())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -53,7 +79,11 @@ def main():
         blocks = random_blocks(name, options.blocks, numbers)
         with numpy.errstate(over="ignore"):  # The largest exponents of MXFP4 give infinities, as they do in ggml.
             values = dequantize(blocks, GGMLQuantizationType[name])
-        (options.folder / f"{name}.bin").write_bytes(blocks.tobytes() + values.astype("<f4").tobytes())
+        write(options.folder, name, blocks, values)
+    levels = any_width_levels()
+    for name, bits in ANY_WIDTH.items():
+        blocks = numbers.integers(0, 256, (options.blocks, 1 + 8 * bits), dtype=numpy.uint8)
+        write(options.folder, name, blocks, [any_width_values(block.tolist(), bits, levels) for block in blocks])
 
 
 if __name__ == "__main__":

@@ -242,7 +242,11 @@ fn not_negative(text: &str) -> Result<f32, String> {
     number(text, |x| x >= 0.0, "a number of at least 0 is needed")
 }
 
-fn factor(text: &str) -> Result<f32, String> {
+/// Reads a number above 0.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn factor(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0, "a number above 0 is needed")
 }
 

@@ -273,7 +273,11 @@ pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
     Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv }
 }
 
-fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
+/// The kernels called `name`, or the best that this processor has.
+///
+/// # Errors
+/// Kernels that it does not have.
+pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     let Some(name) = name else { return Ok(Isa::detect()) };
     Isa::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Isa::available().map(Isa::name).collect();

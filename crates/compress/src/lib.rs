@@ -9,3 +9,4 @@ pub mod encode;
 pub mod feedback;
 pub mod recipe;
 pub mod score;
+pub mod search;

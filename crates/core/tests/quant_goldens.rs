@@ -11,9 +11,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Every type of ggml's that the engine reads and that has blocks.
+/// Every type that the engine reads and that has blocks.
 fn block_types() -> impl Iterator<Item = Type> {
-    TYPES.iter().map(|row| row.0).filter(|kind| kind.is_supported() && kind.block_len() > 1 && !kind.is_any_width())
+    TYPES.iter().map(|row| row.0).filter(|kind| kind.is_supported() && kind.block_len() > 1)
 }
 
 /// Compares every type with its golden in `folder`, which holds `n_blocks` of each.
@@ -65,7 +65,7 @@ fn swapping_twice_changes_nothing() {
         let blocks = &golden[..4 * kind.block_bytes()];
         let mut swapped = blocks.to_vec();
         kind.swap_endian(&mut swapped).unwrap();
-        assert_eq!(swapped == blocks, kind == Type::MXFP4, "{} holds numbers to swap", kind.name());
+        assert_eq!(swapped == blocks, kind == Type::MXFP4 || kind.is_any_width(), "{} holds numbers to swap", kind.name());
         kind.swap_endian(&mut swapped).unwrap();
         assert_eq!(swapped, blocks, "{}", kind.name());
     }

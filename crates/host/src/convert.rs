@@ -11,7 +11,7 @@ use crate::atomic;
 use crate::emit::{Emission, Means, Target};
 use crate::encode::Plain;
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::{Image, Pages};
 use crate::open::{detect, locate, open_source};
 use crate::progress::{Progress, Silent};
 use crate::source::{Source, TensorInfo};
@@ -67,6 +67,14 @@ impl Import {
             at = (at + n_bytes).next_multiple_of(emission.header().alignment_bytes());
         }
         Ok(Image::Owned(pages))
+    }
+
+    /// The file that was planned, in memory.
+    ///
+    /// # Errors
+    /// As [`Emission::to_pages`].
+    pub fn to_pages(&mut self, emission: &Emission, means: &Means<'_>) -> Result<(Pages, Vec<f64>), Error> {
+        emission.to_pages(self.0.as_mut(), means)
     }
 
     /// Writes the file that was planned to `out`, which appears whole or not at all.

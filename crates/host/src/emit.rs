@@ -9,6 +9,7 @@ use smidgen_core::workers::Workers;
 use crate::encode::Encode;
 use crate::error::Error;
 use crate::gguf_write::{Header, QUANTIZATION_VERSION};
+use crate::image::{Image, Pages};
 use crate::progress::{Progress, Work};
 use crate::source::Source;
 use crate::stream::{Buffers, TensorWriter};
@@ -111,6 +112,16 @@ impl Emission {
         self.header.file_bytes()
     }
 
+    /// Bytes before the first tensor's.
+    pub fn header_bytes(&self) -> u64 {
+        self.header.header_bytes()
+    }
+
+    /// Tensor data begins on multiples of this many bytes.
+    pub fn alignment_bytes(&self) -> u64 {
+        self.header.alignment_bytes()
+    }
+
     /// The type of each tensor in the order of the source.
     pub fn types(&self) -> &[Type] {
         &self.types
@@ -127,6 +138,18 @@ impl Emission {
     /// The header itself.
     pub(crate) fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Writes the whole file into pages of exactly its size; with the errors that [`Emission::write`] returns.
+    ///
+    /// # Errors
+    /// As [`Emission::write`], or when memory is not enough.
+    pub fn to_pages(&self, source: &mut dyn Source, means: &Means<'_>) -> Result<(Pages, Vec<f64>), Error> {
+        let subject = source.files()[0].clone();
+        let mut pages = Image::pages(self.file_bytes()).map_err(|error| error(&subject))?;
+        let mut out: &mut [u8] = &mut pages;
+        let errors = self.write(source, &mut out, &|error| Error::failed(&subject, error), means)?;
+        Ok((pages, errors))
     }
 
     /// Writes the whole file to `out`; a failure to write is reported through `failed`. Returns the error that rounding made

@@ -23,7 +23,19 @@ pub trait Encode: Sync {
 /// written in any order, by any number of threads, with the same bytes.
 pub trait EncodeRows: Sync {
     /// Writes whole rows, which may be changed on the way, as little-endian blocks that fill `out`.
-    fn encode(&self, rows: &mut [f32], out: &mut [u8]);
+    ///
+    /// # Errors
+    /// Weights that cannot be written.
+    fn encode(&self, rows: &mut [f32], out: &mut [u8]) -> Result<(), Unwritable>;
+}
+
+/// Why rows were not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwritable {
+    /// The weight of this number, among those given, is too large for the type.
+    TooLarge(usize),
+    /// Another reason.
+    Because(String),
 }
 
 /// Rounds every block by itself, to what core's own quantizers make of it.
@@ -51,10 +63,11 @@ struct PlainRows {
 }
 
 impl EncodeRows for PlainRows {
-    fn encode(&self, rows: &mut [f32], out: &mut [u8]) {
+    fn encode(&self, rows: &mut [f32], out: &mut [u8]) -> Result<(), Unwritable> {
         for (row, out) in rows.chunks_exact(self.n_columns).zip(out.chunks_exact_mut(self.row_bytes)) {
-            // A type without a quantizer was refused at the beginning.
-            let _ = self.kind.quantize(row, out);
+            let written = self.kind.quantize(row, out);
+            written.map_err(|error| Unwritable::Because(error.to_string()))?;
         }
+        Ok(())
     }
 }

@@ -13,6 +13,9 @@ use crate::progress::{Progress, Work};
 /// Bytes read between two steps of a progress bar.
 const READ_BYTES: usize = 4 << 20;
 
+/// Whole anonymous pages, to be written and read.
+pub type Pages = MmapMut;
+
 /// Bytes that begin on a page: a mapped file, or exactly as many anonymous pages as they need.
 ///
 /// Anonymous pages, not a `Vec`: they are aligned for every kernel, are never copied by growing, and go back to the

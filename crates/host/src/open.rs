@@ -1,6 +1,6 @@
 //! Any model that people have, as one little-endian GGUF image in memory.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use smidgen_core::bytes::Endian;
@@ -101,7 +101,10 @@ pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
         }
     }
     let mut source = open_source(&path, format, options.tokenizer.as_deref(), options.outtype)?;
-    let image = to_memory(source.as_mut(), options)?;
+    let target = uniform::target(source.as_ref(), options.outtype, options.fallback, Endian::Little)?;
+    let emission = Emission::new(source.as_ref(), &target)?;
+    let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
+    let image = Image::Owned(emission.to_pages(source.as_mut(), &means)?.0);
     gguf_source::parse(&path, &image)?;
     Ok(ModelFile { image, path, format })
 }
@@ -168,18 +171,4 @@ pub(crate) fn open_source(
         Format::HuggingFace => Box::new(HfSource::open(path)?),
         Format::Llama2c => Box::new(Llama2cSource::open(path, tokenizer, outtype)?),
     })
-}
-
-/// Writes `source` into pages of exactly its size.
-fn to_memory(source: &mut dyn Source, options: &OpenOptions<'_>) -> Result<Image, Error> {
-    let path = source.files()[0].clone();
-    let target = uniform::target(source, options.outtype, options.fallback, Endian::Little)?;
-    let emission = Emission::new(source, &target)?;
-    let mut pages = Image::pages(emission.file_bytes()).map_err(|error| error(&path))?;
-    let mut out: &mut [u8] = &mut pages;
-    let failed = |error: io::Error| Error::failed(&path, error);
-    let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
-    emission.write(source, &mut out, &failed, &means)?;
-    out.flush().map_err(failed)?;
-    Ok(Image::Owned(pages))
 }

@@ -7,7 +7,7 @@ use smidgen_core::bytes::Endian;
 use smidgen_core::quant::Type;
 
 use crate::emit::Means;
-use crate::encode::EncodeRows;
+use crate::encode::{EncodeRows, Unwritable};
 use crate::error::Error;
 use crate::progress::Work;
 use crate::source::{Source, TensorInfo};
@@ -61,7 +61,7 @@ struct Sums {
 enum Problem {
     NotFinite(usize, f32),
     TooLarge(usize, f32),
-    Unsupported,
+    Because(String),
 }
 
 /// Rows that one thread writes.
@@ -167,7 +167,10 @@ impl Rows<'_> {
         match self.encode {
             None => task.target.copy_from_slice(task.stored),
             Some(encode) => {
-                encode.encode(weights, task.target);
+                encode.encode(weights, task.target).map_err(|unwritable| match unwritable {
+                    Unwritable::TooLarge(index) => Problem::TooLarge(index, weights[index]),
+                    Unwritable::Because(why) => Problem::Because(why),
+                })?;
                 self.read(self.target, task.target, rounded, n_weights)?;
                 // Rounding may have changed the weights, so they are read again.
                 self.read(self.stored, task.stored, weights, n_weights)?;
@@ -181,7 +184,7 @@ impl Rows<'_> {
         }
         if self.endian == Endian::Big {
             for row in task.target.chunks_exact_mut(self.target_bytes) {
-                self.target.swap_endian(row).map_err(|_| Problem::Unsupported)?;
+                self.target.swap_endian(row).map_err(|error| Problem::Because(error.to_string()))?;
             }
         }
         Ok(sums)
@@ -192,7 +195,7 @@ impl Rows<'_> {
         weights.resize(n_weights, 0.0);
         let row_bytes = if kind == self.stored { self.stored_bytes } else { self.target_bytes };
         for (row, weights) in bytes.chunks_exact(row_bytes).zip(weights.chunks_exact_mut(self.n_columns)) {
-            kind.dequantize(row, weights).map_err(|_| Problem::Unsupported)?;
+            kind.dequantize(row, weights).map_err(|error| Problem::Because(error.to_string()))?;
         }
         Ok(())
     }
@@ -220,10 +223,7 @@ impl Problem {
                 named(index, format!("is {what}; the model is broken"))
             }
             Problem::TooLarge(index, weight) => named(index, format!("{weight} is too large for {}", kind.name())),
-            // Types are checked when the emission is planned, so this names no tensor that a user could meet.
-            Problem::Unsupported => {
-                Error::bad(subject, format!("tensor '{}' is of an unsupported type", tensor.shown()))
-            }
+            Problem::Because(why) => Error::bad(subject, format!("tensor '{}': {why}", tensor.shown())),
         }
     }
 }

@@ -27,7 +27,7 @@ macro_rules! goldens {
 /// For each type with blocks, [`BLOCKS`] of them and then the floats that they stand for.
 const GOLDENS: &[(&str, &[u8])] = goldens!(
     "IQ1_M" "IQ1_S" "IQ2_S" "IQ2_XS" "IQ2_XXS" "IQ3_S" "IQ3_XXS" "IQ4_NL" "IQ4_XS" "MXFP4" "Q2_K" "Q3_K" "Q4_0" "Q4_1"
-    "Q4_K" "Q5_0" "Q5_1" "Q5_K" "Q6_K" "Q8_0" "TQ1_0" "TQ2_0"
+    "Q4_K" "Q5_0" "Q5_1" "Q5_K" "Q6_K" "Q8_0" "TQ1_0" "TQ2_0" "Q2_W" "Q3_W" "Q4_W" "Q5_W" "Q6_W" "Q8_W"
 );
 
 /// Rows and activations; too large for a stack.
@@ -63,7 +63,9 @@ impl Scratch {
     }
 
     fn format(&mut self, kind: Type, isa: Isa, hash: &mut Hash) -> Option<()> {
-        let columns = BLOCKS * kind.block_len().max(BLOCK);
+        // Rows of any width end inside a block.
+        let missing = if kind.is_any_width() { 13 } else { 0 };
+        let columns = BLOCKS * kind.block_len().max(BLOCK) - missing;
         let row_bytes = usize::try_from(kind.row_bytes(columns as u64)?).ok()?;
         let bytes = self.bytes.get_mut(..ROWS * row_bytes)?;
         let values = self.values.get_mut(..ROWS * columns)?;
@@ -75,7 +77,7 @@ impl Scratch {
             hash.add_bytes(bytes);
         }
         if kind.block_len() > 1 {
-            place_golden(kind, bytes)?;
+            place_golden(kind, bytes, row_bytes)?;
         }
         kind.swap_endian(bytes).ok()?;
         hash.add_bytes(bytes);
@@ -97,12 +99,14 @@ impl Scratch {
 }
 
 /// Fills every row with the golden blocks of `kind`, each row beginning with another one.
-fn place_golden(kind: Type, rows: &mut [u8]) -> Option<()> {
+fn place_golden(kind: Type, rows: &mut [u8], row_bytes: usize) -> Option<()> {
     let (_, golden) = GOLDENS.iter().find(|(name, _)| *name == kind.name())?;
     let golden = golden.get(..BLOCKS * kind.block_bytes())?;
-    for (index, block) in rows.chunks_exact_mut(kind.block_bytes()).enumerate() {
-        let from = (index + index / BLOCKS) % BLOCKS;
-        block.copy_from_slice(golden.chunks_exact(kind.block_bytes()).nth(from)?);
+    for (first, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+        for (index, block) in row.chunks_mut(kind.block_bytes()).enumerate() {
+            let from = golden.chunks_exact(kind.block_bytes()).nth((first + index) % BLOCKS)?;
+            block.copy_from_slice(from.get(..block.len())?);
+        }
     }
     Some(())
 }

@@ -2,31 +2,51 @@
 
 use crate::args::EngineArgs;
 use crate::failure::{Failure, Status};
-use crate::load::host_failure;
+use crate::load::{choose_isa, host_failure};
 use crate::progress::Bar;
-use crate::quantize::choice::{self, Chosen, Override, Wish};
-use crate::quantize::forecast::{self, Memory, OfType, Sizes, tensor_bytes};
+use crate::quantize::choice::{self, Override, Wish};
+use crate::quantize::forecast::{self, Memory, Sizes, tensor_bytes};
+use crate::quantize::known::{ImatrixFile, Known};
 use crate::quantize::names;
-use crate::quantize::rounding::{Rounding, can_write};
-use crate::report::{self, Table, count};
+use crate::quantize::report::{Report, TensorRow};
+use crate::quantize::rounding::Rounding;
+use crate::quantize::search::{self, Choice, Found, Search};
+use crate::quantize::text::{self, Bench, Text};
+use crate::quantize::work::{self, Work, stored_header};
+use crate::report;
 use clap::Args;
-use serde::Serialize;
 use smidgen_compress::recipe::fallback::Fallback;
-use smidgen_compress::recipe::{Choices, Recipe, Tensor};
-use smidgen_core::bytes::Endian;
+use smidgen_compress::recipe::{Choices, OUTPUT, Recipe};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
-use smidgen_host::Import;
-use smidgen_host::emit::{Emission, FileType, Means, Target};
+use smidgen_host::emit::{Emission, Entry, Means, Target};
 use smidgen_host::threads::Pool;
-use std::collections::BTreeMap;
+use smidgen_host::{Import, OpenOptions, atomic};
 use std::io::Write;
 use std::path::PathBuf;
 
+/// What stands in the place of a type: types are chosen by the damage that they are measured to do. All need -f.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "To a size (with -f TEXT, in the place of TYPE)")]
+struct GoalArgs {
+    /// Bytes that the file may take, such as 44M
+    #[arg(long, value_name = "SIZE", value_parser = crate::args::size, conflicts_with = "bpw")]
+    size: Option<u64>,
+
+    /// Bits for each weight that the file may take
+    #[arg(long, value_name = "BITS", value_parser = crate::args::factor)]
+    bpw: Option<f32>,
+
+    /// Types to choose from [default: those for rows of any width]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = names::weight_type)]
+    among: Vec<Type>,
+}
+
 #[derive(Args, Debug)]
 #[command(mut_arg("threads", |arg| arg.help("Threads [default: one for each core]")))]
+#[command(mut_arg("ram", |arg| arg.help("Memory that running the file may take, such as 32M, with -c tokens of context; in place of TYPE, types are chosen to fit it")))]
 pub(super) struct Flags {
-    /// The model to read, the file to write, and the type: IN OUT TYPE. TYPE is a weight type or one of llama.cpp's mixtures, such as Q4_K_M; --dry-run needs no OUT
+    /// The model to read, the file to write, and the type: IN OUT TYPE. TYPE is a weight type or one of llama.cpp's mixtures, such as Q4_K_M; --size, --bpw or --ram stand in its place; --dry-run needs no OUT
     #[arg(value_name = "IN OUT TYPE", num_args = 0..=3)]
     bare: Vec<String>,
 
@@ -70,6 +90,17 @@ pub(super) struct Flags {
     #[arg(long, alias = "allow-requantize")]
     requantize: bool,
 
+    /// What 'smidgen calibrate' or llama-imatrix found out about the model's inputs
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
+    /// Text to calibrate with, and to measure damage on
+    #[arg(short = 'f', long = "calibrate", alias = "file", value_name = "TEXT", conflicts_with = "imatrix")]
+    text: Option<PathBuf>,
+
+    #[command(flatten)]
+    goal: GoalArgs,
+
     /// Say what the file will be, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -86,28 +117,64 @@ pub(super) struct Flags {
     json: bool,
 }
 
+/// What decides the types.
+enum Goal {
+    Recipe(Recipe),
+    /// Bytes of the file.
+    Size(u64),
+    /// Bits for each weight of all tensors.
+    BitsPerWeight(f64),
+    /// Bytes that running the file takes.
+    Ram(u64),
+}
+
 /// What the command was asked to read, write and make.
 struct Job<'a> {
     model: &'a str,
     /// `None` for a dry run that names no file.
     output: Option<PathBuf>,
-    recipe: Recipe,
+    goal: Goal,
+}
+
+fn usage(text: &str) -> Failure {
+    Failure::Input(format!("quantize: {text}"))
 }
 
 impl Flags {
     fn job(&self) -> Result<Job<'_>, Failure> {
-        let usage = |text: &str| Failure::Input(format!("quantize: {text}"));
-        let (name, bare) = self.bare.split_last().ok_or_else(|| usage("give IN, OUT and TYPE"))?;
+        let mut bare = self.bare.as_slice();
+        let n_paths = 2 - usize::from(self.model.is_some()) - usize::from(self.output.is_some());
+        let to_size = match (self.goal.size, self.goal.bpw, self.engine.ram) {
+            (Some(size), ..) => Some(Goal::Size(size)),
+            (_, Some(bits), _) => Some(Goal::BitsPerWeight(bits.into())),
+            (.., Some(ram))
+                if bare.len() <= n_paths && !bare.last().is_some_and(|name| Recipe::find(name).is_some()) =>
+            {
+                Some(Goal::Ram(ram))
+            }
+            _ => None,
+        };
+        let goal = match to_size {
+            Some(goal) if self.text.is_none() => {
+                let _ = goal;
+                return Err(usage("--size, --bpw and --ram choose types by measuring: give a text with -f"));
+            }
+            Some(goal) => goal,
+            None => {
+                let (name, paths) = bare.split_last().ok_or_else(|| usage("give IN, OUT and TYPE"))?;
+                bare = paths;
+                Goal::Recipe(names::recipe(name).map_err(|error| usage(&error))?)
+            }
+        };
         let mut bare = bare.iter();
         let model = self.model.as_deref().or_else(|| bare.next().map(String::as_str));
         let output = self.output.clone().or_else(|| bare.next().map(PathBuf::from));
         if let Some(extra) = bare.next() {
             return Err(usage(&format!("'{}' is one word too many", extra.escape_default())));
         }
-        let recipe = names::recipe(name).map_err(|error| usage(&error))?;
         match (model, output) {
-            (Some(model), None) if self.dry_run => Ok(Job { model, output: None, recipe }),
-            (Some(model), Some(output)) => Ok(Job { model, output: Some(output), recipe }),
+            (Some(model), None) if self.dry_run => Ok(Job { model, output: None, goal }),
+            (Some(model), Some(output)) => Ok(Job { model, output: Some(output), goal }),
             _ => Err(usage("give a model IN to read, a file OUT to write and a TYPE")),
         }
     }
@@ -118,44 +185,41 @@ impl Flags {
             keep_output: self.keep_output,
             output: self.output_type,
             embedding: self.embedding_type,
-            has_importance: false,
+            has_importance: self.imatrix.is_some() || self.text.is_some(),
+            any_width: false,
         };
-        Wish { recipe, choices, overrides: self.types.clone(), fallback: self.fallback }
+        Wish { recipe, choices, overrides: self.types.clone() }
     }
 }
 
-/// `smidgen.quantize/1`, described in `docs/json.md`.
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: &'static str,
-    model: &'a str,
-    output: Option<String>,
-    recipe: &'static str,
-    dry_run: bool,
-    bytes: u64,
-    n_tensors: usize,
-    n_weights: u64,
-    bits_per_weight: f64,
-    file_bits_per_weight: f64,
-    types: &'a BTreeMap<&'static str, OfType>,
-    /// The file that llama.cpp's own choice for rows that do not fit would make.
-    llama_bytes: u64,
-    memory: Option<Memory>,
-    requantized: bool,
-    /// The most that was resident, where the system says.
-    peak_bytes: Option<u64>,
-    tensors: Vec<TensorRow>,
+/// What is at hand while a file is made.
+struct Ground<'a> {
+    flags: &'a Flags,
+    job: &'a Job<'a>,
+    gguf: &'a Gguf<'a>,
+    bench: Bench<'a>,
+    bar: &'a Bar,
 }
 
-/// One tensor of the report.
-#[derive(Serialize)]
-struct TensorRow {
-    name: String,
-    from: &'static str,
-    to: &'static str,
-    bytes: u64,
-    /// What rounding did to it; null in a dry run.
-    error: Option<f64>,
+/// What is known of the model's inputs, and where that comes from.
+#[derive(Default)]
+struct Knowledge<'a> {
+    known: Option<Known<'a>>,
+    text: Option<Text>,
+    entries: Vec<(&'static str, Entry)>,
+}
+
+/// A file that is made, or will be.
+struct Made {
+    recipe: &'static str,
+    emission: Emission,
+    /// What rounding did to each tensor, when there was rounding.
+    errors: Option<Vec<f64>>,
+    llama_bytes: Option<u64>,
+    memory: Result<Memory, Failure>,
+    requantized: bool,
+    notes: Vec<String>,
+    found: Option<Found>,
 }
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
@@ -165,23 +229,173 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     if let Some(output) = &job.output {
         import.check_output(output).map_err(host_failure)?;
     }
-    let work = Work::new(&import, &job, flags.wish(job.recipe))?;
-    let types = work.types(&import)?;
-    let requantized = work.check_source(&types, flags.requantize)?;
-    let target = work.target(types);
-    let emission = Emission::new(import.source(), &target).map_err(host_failure)?;
-    let sizes = Sizes::of(&emission, import.tensors());
-    let llama_bytes = work.sizes_with(&import, Fallback::Llama)?.file_bytes;
-    let memory = forecast::memory(&mut import, &emission, &flags.engine, job.model);
-    let errors = match &job.output {
-        Some(output) if !flags.dry_run => {
-            let n_threads = flags.engine.threads.unwrap_or_else(smidgen_host::machine::n_cores);
-            let pool = Pool::new(n_threads);
-            let means = Means { encode: &Rounding, workers: &pool, progress: &bar };
-            Some(import.write(&emission, output, &means).map_err(host_failure)?.errors)
-        }
-        _ => None,
+    let (header, stored_bytes) = stored_header(&import)?;
+    let refused = |error| Failure::Input(format!("{}: {error}", job.model));
+    let gguf = Gguf::parse(&header, stored_bytes).map_err(refused)?;
+    let pool = Pool::new(flags.engine.threads.unwrap_or_else(smidgen_host::machine::n_cores));
+    let isa = choose_isa(flags.engine.isa.as_deref())?;
+    let context_tokens = text::sequence_tokens(&gguf);
+    let bench = Bench { name: job.model, isa, workers: &pool, context_tokens };
+    let ground = Ground { flags, job: &job, gguf: &gguf, bench, bar: &bar };
+    let imatrix = flags.imatrix.as_deref().map(ImatrixFile::open).transpose()?;
+    let knowledge = ground.knowledge(&import, imatrix.as_ref())?;
+    let made = match job.goal {
+        Goal::Recipe(recipe) => ground.by_recipe(&mut import, recipe, knowledge)?,
+        _ => ground.by_search(&mut import, knowledge)?,
     };
+    report(flags, &job, &import, made, stdout)
+}
+
+impl Ground<'_> {
+    fn knowledge<'k>(&self, import: &Import, file: Option<&'k ImatrixFile>) -> Result<Knowledge<'k>, Failure> {
+        if let Some(file) = file {
+            let calibration = file.read(self.gguf)?;
+            let entries = file.entries(&calibration);
+            return Ok(Knowledge { known: Some(Known::File(calibration)), text: None, entries });
+        }
+        let Some(path) = &self.flags.text else { return Ok(Knowledge::default()) };
+        let n_weights = import.tensors().iter().map(|info| info.n_rows() * info.n_columns()).sum();
+        let text = Text::read(path, self.job.model, self.gguf, n_weights)?;
+        let options =
+            OpenOptions { tokenizer: self.flags.tokenizer.clone(), progress: self.bar, ..OpenOptions::default() };
+        let model = smidgen_host::open(self.job.model, &options).map_err(host_failure)?;
+        let is_tied = self.gguf.tensor(&[OUTPUT]).is_none();
+        let known = self.bench.calibrate(model.bytes(), &text.calibrate, is_tied, self.bar)?;
+        let n_chunks = u32::try_from(text.calibrate.len()).unwrap_or(u32::MAX);
+        let entries = vec![
+            ("quantize.imatrix.dataset", Entry::Str(path.display().to_string())),
+            ("quantize.imatrix.chunks_count", Entry::U32(n_chunks)),
+        ];
+        Ok(Knowledge { known: Some(known), text: Some(text), entries })
+    }
+
+    fn by_recipe(&self, import: &mut Import, recipe: Recipe, knowledge: Knowledge<'_>) -> Result<Made, Failure> {
+        let Knowledge { known, entries, .. } = knowledge;
+        let wish = self.flags.wish(recipe);
+        let work = Work::new(self.job.model, import, self.gguf, wish, self.flags.fallback, entries)?;
+        let types = work.types(import)?;
+        let mut notes = Vec::new();
+        match work.check_known(&types, known.as_ref()) {
+            Err(blind) if self.flags.dry_run => notes.push(blind.to_string()),
+            checked => checked?,
+        }
+        let requantized = work.check_source(&types, self.flags.requantize)?;
+        let emission = Emission::new(import.source(), &work.target(types)).map_err(host_failure)?;
+        let llama_bytes = Some(work.sizes_with(import, Fallback::Llama)?.file_bytes);
+        let memory = self.memory(import, &emission)?;
+        let errors = match &self.job.output {
+            Some(output) if !self.flags.dry_run => {
+                let rounding = Rounding::new(known.as_ref());
+                let means = Means { encode: &rounding, workers: self.bench.workers, progress: self.bar };
+                Some(import.write(&emission, output, &means).map_err(host_failure)?.errors)
+            }
+            _ => None,
+        };
+        Ok(Made { recipe: recipe.name(), emission, errors, llama_bytes, memory, requantized, notes, found: None })
+    }
+
+    fn by_search(&self, import: &mut Import, knowledge: Knowledge<'_>) -> Result<Made, Failure> {
+        let Knowledge { known: Some(known), text: Some(text), entries } = knowledge else {
+            return Err(usage("a search needs a text: give one with -f"));
+        };
+        let tensors = choice::tensors(import.tensors());
+        let target = Target { entries, ..Target::as_stored(import.source()) };
+        let stored = Emission::new(import.source(), &target).map_err(host_failure)?;
+        let among = match self.flags.goal.among.as_slice() {
+            [] => search::any_width_types(),
+            given => given.to_vec(),
+        };
+        let calibrated_on = format!("calibrated on {} sequences", text.calibrate.len());
+        let mut search = Search {
+            import,
+            tensors: &tensors,
+            bench: self.bench,
+            text: &text,
+            known: (&known, calibrated_on),
+            among,
+            target,
+            alignment_bytes: stored.alignment_bytes(),
+            progress: self.bar,
+        };
+        let smallest = search.smallest_file()?;
+        let requantized = work::check_source(self.job.model, &tensors, smallest.types(), self.flags.requantize)?;
+        let target_bytes = self.target_bytes(search.import, &smallest)?;
+        let Choice { found, emission, pages, errors } = search.run(target_bytes)?;
+        let memory = self.memory(import, &emission)?;
+        if let Some(output) = self.job.output.as_ref().filter(|_| !self.flags.dry_run) {
+            let failed = |error| smidgen_host::Error::writing(output, &error);
+            atomic::write(output, |file| file.write_all(&pages).map_err(failed)).map_err(host_failure)?;
+        }
+        let (errors, found) = (Some(errors), Some(found));
+        Ok(Made {
+            recipe: "search",
+            emission,
+            errors,
+            llama_bytes: None,
+            memory,
+            requantized,
+            notes: Vec::new(),
+            found,
+        })
+    }
+
+    /// Bytes that the file may take, when `smallest` is the smallest that it can be.
+    fn target_bytes(&self, import: &mut Import, smallest: &Emission) -> Result<u64, Failure> {
+        match self.job.goal {
+            Goal::Recipe(_) => Ok(u64::MAX),
+            Goal::Size(bytes) => Ok(bytes),
+            Goal::BitsPerWeight(bits) => {
+                let sizes = Sizes::of(smallest, import.tensors());
+                Ok((bits * sizes.n_weights as f64 / 8.0) as u64 + smallest.header_bytes())
+            }
+            Goal::Ram(ram) => {
+                let memory = forecast::memory(import, smallest, &self.flags.engine, self.job.model)?;
+                let beside = memory.bytes - smallest.file_bytes();
+                ram.checked_sub(beside).ok_or_else(|| {
+                    let (beside, ram) = (report::bytes(beside), report::bytes(ram));
+                    Failure::Budget(format!(
+                        "{}: {beside} are needed beside the file with -c {}, more than --ram {ram}",
+                        self.job.model, memory.context_tokens
+                    ))
+                })
+            }
+        }
+    }
+
+    /// What running the file takes; a file that takes more than `--ram` is refused before it is written.
+    fn memory(&self, import: &mut Import, emission: &Emission) -> Result<Result<Memory, Failure>, Failure> {
+        let memory = forecast::memory(import, emission, &self.flags.engine, self.job.model);
+        match (&memory, self.flags.engine.ram) {
+            (Ok(memory), Some(ram)) if memory.bytes > ram => Err(Failure::Budget(format!(
+                "{}: running the file takes {} with -c {}, more than --ram {}",
+                self.job.model,
+                report::bytes(memory.bytes),
+                memory.context_tokens,
+                report::bytes(ram)
+            ))),
+            _ => Ok(memory),
+        }
+    }
+}
+
+fn report(
+    flags: &Flags,
+    job: &Job<'_>,
+    import: &Import,
+    made: Made,
+    stdout: &mut dyn Write,
+) -> Result<Status, Failure> {
+    let Made { recipe, emission, errors, llama_bytes, memory, requantized, mut notes, found } = made;
+    let sizes = Sizes::of(&emission, import.tensors());
+    if let Err(why) = &memory {
+        notes.push(format!("it does not run here: {why}"));
+    }
+    if requantized {
+        notes.push(
+            "the source was quantized already; 'smidgen eval' with the original says what both roundings cost"
+                .to_owned(),
+        );
+    }
     let tensors = import.tensors().iter().zip(emission.types()).enumerate().map(|(index, (info, &kind))| TensorRow {
         name: info.shown(),
         from: info.kind.name(),
@@ -193,7 +407,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         schema: "smidgen.quantize/1",
         model: job.model,
         output: job.output.as_ref().map(|path| path.display().to_string()),
-        recipe: job.recipe.name(),
+        recipe,
         dry_run: flags.dry_run,
         bytes: sizes.file_bytes,
         n_tensors: import.tensors().len(),
@@ -202,164 +416,21 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         file_bits_per_weight: sizes.file_bits_per_weight(),
         types: &sizes.types,
         llama_bytes,
-        memory: memory.as_ref().ok().copied(),
+        memory: memory.ok(),
         requantized,
+        notes,
         peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+        search: found,
         tensors: tensors.collect(),
     };
     if flags.json {
         report::json(stdout, &report)?;
         return Ok(Status::Done);
     }
-    let shown = for_people(&report, &sizes, &memory, flags.verbose);
+    let shown = report.for_people(&sizes, flags.verbose);
     match flags.dry_run {
         true => report::write(stdout, shown.as_bytes())?,
         false => eprint!("{shown}"),
     }
     Ok(Status::Done)
-}
-
-/// A model and what is wanted of it.
-struct Work<'a> {
-    name: &'a str,
-    wish: Wish,
-    tensors: Vec<Tensor>,
-    chosen: Chosen,
-}
-
-impl<'a> Work<'a> {
-    fn new(import: &Import, job: &Job<'a>, wish: Wish) -> Result<Self, Failure> {
-        let refused = |what: String| Failure::Input(format!("{}: {what}", job.model));
-        let as_stored = Emission::new(import.source(), &Target::as_stored(import.source())).map_err(host_failure)?;
-        let header = as_stored.header_image();
-        let gguf = Gguf::parse(&header, as_stored.file_bytes()).map_err(|error| refused(error.to_string()))?;
-        let shape = choice::shape(&gguf).map_err(&refused)?;
-        let tensors = choice::tensors(import.tensors());
-        let chosen = wish.choose(&shape, &tensors).map_err(|error| Failure::Input(format!("quantize: {error}")))?;
-        Ok(Work { name: job.model, wish, tensors, chosen })
-    }
-
-    fn refused(&self, what: String) -> Failure {
-        Failure::Input(format!("{}: {what}", self.name))
-    }
-
-    /// What the model becomes with `types`.
-    fn target(&self, types: Vec<Type>) -> Target {
-        let file_type = self.wish.recipe.file_type().map_or(FileType::Unnamed, FileType::Recipe);
-        Target { types, file_type, entries: Vec::new(), endian: Endian::Little }
-    }
-
-    /// The types of all tensors, or why there are none and what there could be.
-    fn types(&self, import: &Import) -> Result<Vec<Type>, Failure> {
-        let types = match self.chosen.with(self.wish.fallback, &self.tensors) {
-            Ok(types) => types,
-            Err(listed) => return Err(self.misfit(import, &listed)?),
-        };
-        let unwritable = |(kind, tensor): &(&Type, &Tensor)| **kind != tensor.kind && !can_write(**kind);
-        match types.iter().zip(&self.tensors).find(unwritable) {
-            Some((kind, tensor)) => {
-                Err(self.refused(format!("{}: tensors cannot be written as {}", tensor.name, kind.name())))
-            }
-            None => Ok(types),
-        }
-    }
-
-    /// Says which rows do not fit, and what the file would be with each way out.
-    fn misfit(&self, import: &Import, listed: &str) -> Result<Failure, Failure> {
-        let mut ways = Vec::new();
-        for (name, fallback, what) in [
-            ("any", Fallback::AnyWidth, "types for rows of any width, of like bits"),
-            ("llama", Fallback::Llama, "what llama.cpp takes without asking"),
-        ] {
-            let sizes = self.sizes_with(import, fallback)?;
-            ways.push(format!(
-                "--fallback {name} ({what}: {}; {}, {:.2} bits per weight)",
-                sizes.counts(),
-                report::bytes(sizes.file_bytes),
-                sizes.file_bits_per_weight(),
-            ));
-        }
-        let name = self.wish.recipe.name();
-        Ok(self.refused(format!(
-            "{name} cannot have the rows of {listed}; choose {}, or --fallback TYPE",
-            ways.join(" or ")
-        )))
-    }
-
-    /// The file with `fallback` for rows that do not fit.
-    fn sizes_with(&self, import: &Import, fallback: Fallback) -> Result<Sizes, Failure> {
-        let types = self.chosen.with(Some(fallback), &self.tensors).map_err(|listed| self.refused(listed))?;
-        forecast::sizes(import, &self.target(types))
-    }
-
-    /// Whether weights are quantized a second time, which must have been asked for.
-    fn check_source(&self, types: &[Type], allowed: bool) -> Result<bool, Failure> {
-        let is_float = |kind: Type| matches!(kind, Type::F32 | Type::F16 | Type::BF16);
-        let twice: Vec<String> = types
-            .iter()
-            .zip(&self.tensors)
-            .filter(|(kind, tensor)| **kind != tensor.kind && !is_float(tensor.kind))
-            .map(|(_, tensor)| format!("{} ({})", tensor.name, tensor.kind.name()))
-            .collect();
-        if twice.is_empty() || allowed {
-            return Ok(!twice.is_empty());
-        }
-        Err(self.refused(format!(
-            "is quantized already: {}; what that lost stays lost, and rounding again loses more than rounding the original; \
-             --requantize does it all the same",
-            choice::listed(&twice)
-        )))
-    }
-}
-
-fn for_people(report: &Report<'_>, sizes: &Sizes, memory: &Result<Memory, Failure>, verbose: bool) -> String {
-    let mut out = String::new();
-    if verbose {
-        let mut table = Table::default();
-        table.row(["tensor", "from", "to", "bytes", "error"].map(str::to_owned));
-        for tensor in &report.tensors {
-            let error = tensor.error.map_or(String::new(), |error| format!("{error:.4}"));
-            let name = report::printable(tensor.name.as_bytes(), 64);
-            table.row([name, tensor.from.into(), tensor.to.into(), count(tensor.bytes), error]);
-        }
-        out += &table.render(&[3, 4]);
-    }
-    if verbose || report.dry_run {
-        let mut table = Table::default();
-        table.row(["type", "tensors", "weights", "bytes", "bits"].map(str::to_owned));
-        for (name, sum) in &sizes.types {
-            let bits = sum.bytes as f64 * 8.0 / sum.n_weights.max(1) as f64;
-            let cells = [count(sum.n_tensors as u64), count(sum.n_weights), count(sum.bytes)];
-            let [n_tensors, n_weights, bytes] = cells;
-            table.row([(*name).to_owned(), n_tensors, n_weights, bytes, format!("{bits:.3}")]);
-        }
-        out += &table.render(&[1, 2, 3, 4]);
-    }
-    let verb = if report.dry_run { "would write" } else { "wrote" };
-    out += &format!(
-        "smidgen: {verb} {} ({}): {}, {:.3} bits per weight, {:.3} with everything in the file; {} weights in {} tensors ({})\n",
-        report.output.as_deref().unwrap_or("a file"),
-        report.recipe,
-        report::bytes(report.bytes),
-        report.bits_per_weight,
-        report.file_bits_per_weight,
-        count(report.n_weights),
-        report.n_tensors,
-        sizes.counts(),
-    );
-    if report.llama_bytes != report.bytes {
-        let llama = report::bytes(report.llama_bytes);
-        out += &format!("smidgen: llama.cpp's own choice for rows that do not fit would make {llama}\n");
-    }
-    match memory {
-        Ok(memory) => {
-            let bytes = report::bytes(memory.bytes);
-            out += &format!("smidgen: running it takes {bytes} with -c {}\n", memory.context_tokens);
-        }
-        Err(why) => out += &format!("smidgen: it does not run here: {why}\n"),
-    }
-    if report.requantized {
-        out += "smidgen: the source was quantized already; 'smidgen eval' with the original says what both roundings cost\n";
-    }
-    out
 }

@@ -39,17 +39,15 @@ pub struct Wish {
     pub choices: Choices,
     /// Types for single tensors; the last that matches counts.
     pub overrides: Vec<Override>,
-    /// What rows get that do not fit.
-    pub fallback: Option<Fallback>,
 }
 
 /// What the recipe and the flags say.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// The type of each tensor, rows that do not fit included.
-    pub wanted: Vec<Type>,
-    /// The tensors whose rows do not fit.
-    pub misfits: Vec<usize>,
+    /// The type of each tensor.
+    pub types: Vec<Type>,
+    /// The tensors whose rows do not fit, for a message.
+    pub misfits: Vec<String>,
 }
 
 /// The model's tensors, as recipes want to know them.
@@ -87,17 +85,34 @@ pub fn shape(gguf: &Gguf<'_>) -> Result<Shape, String> {
 }
 
 impl Wish {
-    /// The type of each of `tensors`.
+    /// The type of each of `tensors`, with `fallback` for rows that do not fit.
     ///
     /// # Errors
     /// An override that matches nothing.
-    pub fn choose(&self, shape: &Shape, tensors: &[Tensor]) -> Result<Chosen, String> {
-        let mut wanted = self.recipe.types(shape, tensors, &self.choices);
+    pub fn choose(&self, shape: &Shape, tensors: &[Tensor], fallback: Option<Fallback>) -> Result<Chosen, String> {
+        let choices = Choices { any_width: fallback == Some(Fallback::AnyWidth), ..self.choices };
+        let mut types = self.recipe.types(shape, tensors, &choices);
+        self.override_types(&mut types, tensors)?;
+        let mut misfits = Vec::new();
+        for (kind, tensor) in types.iter_mut().zip(tensors) {
+            if kind.row_bytes(tensor.n_columns).is_some() {
+                continue;
+            }
+            match fallback.and_then(|fallback| fallback.instead_of(*kind, tensor.n_columns)) {
+                Some(other) => *kind = other,
+                None => misfits.push(format!("{} ({} columns, {})", tensor.name, tensor.n_columns, kind.name())),
+            }
+        }
+        Ok(Chosen { types, misfits })
+    }
+
+    /// Applies `--type`.
+    fn override_types(&self, types: &mut [Type], tensors: &[Tensor]) -> Result<(), String> {
         for Override { text, pattern, kind } in &self.overrides {
             let matching = || tensors.iter().enumerate().filter(|(_, tensor)| pattern.is_match(&tensor.name));
             let mut n_changed = 0;
             for (index, _) in matching().filter(|(_, tensor)| !recipe::is_kept(tensor)) {
-                wanted[index] = *kind;
+                types[index] = *kind;
                 n_changed += 1;
             }
             if n_changed == 0 {
@@ -110,30 +125,7 @@ impl Wish {
                 });
             }
         }
-        let fits = |index: &usize| wanted[*index].row_bytes(tensors[*index].n_columns).is_some();
-        let misfits = (0..tensors.len()).filter(|index| !fits(index)).collect();
-        Ok(Chosen { wanted, misfits })
-    }
-}
-
-impl Chosen {
-    /// The types with `fallback` for the misfits.
-    ///
-    /// # Errors
-    /// Tensors that cannot have the fallback either, listed.
-    pub fn with(&self, fallback: Option<Fallback>, tensors: &[Tensor]) -> Result<Vec<Type>, String> {
-        let mut types = self.wanted.clone();
-        let mut refused = Vec::new();
-        for &index in &self.misfits {
-            let tensor = &tensors[index];
-            match fallback.and_then(|fallback| fallback.instead_of(types[index], tensor.n_columns)) {
-                Some(kind) => types[index] = kind,
-                None => {
-                    refused.push(format!("{} ({} columns, {})", tensor.name, tensor.n_columns, types[index].name()))
-                }
-            }
-        }
-        if refused.is_empty() { Ok(types) } else { Err(listed(&refused)) }
+        Ok(())
     }
 }
 
@@ -174,23 +166,22 @@ mod tests {
             recipe: Recipe::find("q8_0").unwrap(),
             choices: Choices::default(),
             overrides: overrides.iter().map(|text| parse_override(text).unwrap()).collect(),
-            fallback: None,
         }
     }
 
     #[test]
     fn the_last_override_counts_and_norms_stay() {
         let (shape, tensors) = model();
-        let chosen = wish(&["weight=f16", "attn_q|embd=q4_0"]).choose(&shape, &tensors).unwrap();
-        assert_eq!(chosen.wanted, [Type::Q4_0, Type::F32, Type::Q4_0, Type::F16, Type::F16]);
+        let chosen = wish(&["weight=f16", "attn_q|embd=q4_0"]).choose(&shape, &tensors, None).unwrap();
+        assert_eq!(chosen.types, [Type::Q4_0, Type::F32, Type::Q4_0, Type::F16, Type::F16]);
         assert!(chosen.misfits.is_empty());
     }
 
     #[test]
     fn an_override_that_does_nothing_is_refused() {
         let (shape, tensors) = model();
-        assert!(wish(&["ffn_gate=f16"]).choose(&shape, &tensors).unwrap_err().contains("matches no tensor"));
-        assert!(wish(&["_norm=f16"]).choose(&shape, &tensors).unwrap_err().contains("keep their type"));
+        assert!(wish(&["ffn_gate=f16"]).choose(&shape, &tensors, None).unwrap_err().contains("matches no tensor"));
+        assert!(wish(&["_norm=f16"]).choose(&shape, &tensors, None).unwrap_err().contains("keep their type"));
         assert!(parse_override("a=b=q4_0").is_ok());
         for wrong in ["q4_0", "(=q4_0", "a=", "a=q4"] {
             assert!(parse_override(wrong).is_err(), "{wrong}");
@@ -200,26 +191,25 @@ mod tests {
     #[test]
     fn a_row_that_does_not_fit_gets_only_what_was_asked_for() {
         let (shape, tensors) = model();
-        let chosen = wish(&[]).choose(&shape, &tensors).unwrap();
-        assert_eq!(chosen.misfits, [3]);
-        assert!(chosen.with(None, &tensors).unwrap_err().contains("blk.0.ffn_down.weight (172 columns, Q8_0)"));
-        assert!(chosen.with(Some(Fallback::To(Type::Q4_0)), &tensors).is_err());
-        assert_eq!(chosen.with(Some(Fallback::Llama), &tensors).unwrap()[3], Type::F16);
-        let any = chosen.with(Some(Fallback::AnyWidth), &tensors).unwrap();
-        assert!(any[3].row_bytes(172).is_some());
+        let with = |fallback| wish(&[]).choose(&shape, &tensors, fallback).unwrap();
+        let refused = ["blk.0.ffn_down.weight (172 columns, Q8_0)"];
+        assert_eq!(with(None).misfits, refused);
+        assert_eq!(with(Some(Fallback::To(Type::Q4_0))).misfits, refused);
+        assert_eq!(with(Some(Fallback::Llama)).types[3], Type::F16);
+        assert_eq!(with(Some(Fallback::AnyWidth)).types[3], Type::Q8_W);
     }
 
     #[test]
     fn embeddings_and_outputs_are_chosen_apart() {
         let (shape, tensors) = model();
         let choices = Choices { embedding: Some(Type::Q4_0), keep_output: true, ..Choices::default() };
-        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors).unwrap();
-        assert_eq!((chosen.wanted[0], chosen.wanted[4]), (Type::Q4_0, Type::F32));
+        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors, None).unwrap();
+        assert_eq!((chosen.types[0], chosen.types[4]), (Type::Q4_0, Type::F32));
         let choices = Choices { output: Some(Type::F16), ..Choices::default() };
-        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors).unwrap();
-        assert_eq!((chosen.wanted[0], chosen.wanted[4]), (Type::Q8_0, Type::F16));
+        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors, None).unwrap();
+        assert_eq!((chosen.types[0], chosen.types[4]), (Type::Q8_0, Type::F16));
         // Where the embedding is the output too, what is said of the output is said of it.
-        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors[..4]).unwrap();
-        assert_eq!(chosen.wanted[0], Type::F16);
+        let chosen = Wish { choices, ..wish(&[]) }.choose(&shape, &tensors[..4], None).unwrap();
+        assert_eq!(chosen.types[0], Type::F16);
     }
 }

@@ -2,5 +2,11 @@
 
 pub mod choice;
 pub mod forecast;
+pub mod known;
+pub mod measured;
 pub mod names;
+pub mod report;
 pub mod rounding;
+pub mod search;
+pub mod text;
+pub mod work;

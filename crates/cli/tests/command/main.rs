@@ -9,6 +9,7 @@ mod eval;
 mod files;
 mod generation;
 mod goldens;
+mod llama_cpp;
 mod planning;
 mod quantize;
 mod smidgen;

@@ -1,6 +1,6 @@
 //! `quantize`: what it writes, what it says before, and what it refuses.
 
-use crate::smidgen::{TALES, smidgen};
+use crate::smidgen::{Ran, TALES, command, smidgen};
 use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
@@ -166,6 +166,84 @@ fn a_weight_that_is_not_finite_is_named() {
         assert!(refused.stderr.contains(said), "{}", refused.stderr);
         assert!(!Path::new(&out).exists());
     }
+}
+
+/// Runs `smidgen` with measurements kept in `cache`.
+fn searching(cache: &str, args: &[&str]) -> Ran {
+    let output = command(args).env("SMIDGEN_CACHE", cache).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn types_are_chosen_to_a_size() {
+    let folder = Folder::new();
+    let (text, out, cache) = (folder.path("text"), folder.path("out.gguf"), folder.path("cache"));
+    std::fs::write(&text, include_str!("../../../../CONTRIBUTING.md").repeat(2)).unwrap();
+    let flags = ["quantize", LLAMA, &out, "-f", &text, "--json"];
+    let report = searching(&cache, &[&flags[..], &["--bpw", "4.6"]].concat()).json();
+    assert!(report["bits_per_weight"].as_f64().unwrap() <= 4.6, "{report}");
+    assert!(report["bits_per_weight"].as_f64().unwrap() > 4.2, "the budget is used: {report}");
+    assert_eq!(report["bytes"], std::fs::metadata(&out).unwrap().len());
+    let search = &report["search"];
+    assert_eq!(search["from_cache"], false);
+    assert!(search["kl"].as_f64().unwrap() <= search["uniform"]["kl"].as_f64().unwrap(), "{search}");
+    let parts = search["parts"].as_array().unwrap();
+    let kinds: std::collections::BTreeSet<&str> = parts.iter().map(|part| part["type"].as_str().unwrap()).collect();
+    assert!(kinds.len() > 1, "types differ from part to part: {kinds:?}");
+    assert_eq!(parts.len(), types(&out).iter().filter(|(_, kind)| kind.is_any_width()).count());
+    smidgen(&["run", &out, "--ids", "1 2 3", "-n", "4", "--temp", "0"]).ok();
+
+    // Another size measures nothing but its result, and the same size gives the same file.
+    let again = folder.path("again.gguf");
+    let flags = ["quantize", LLAMA, &again, "-f", &text, "--json"];
+    let smaller = searching(&cache, &[&flags[..], &["--bpw", "3.4"]].concat()).json();
+    assert_eq!(smaller["search"]["from_cache"], true);
+    assert!(smaller["bytes"].as_u64().unwrap() < report["bytes"].as_u64().unwrap());
+    searching(&cache, &[&flags[..], &["--size", &report["bytes"].to_string()]].concat()).json();
+    assert!(std::fs::read(&again).unwrap() == std::fs::read(&out).unwrap());
+
+    // Memory counts what running takes beside the file.
+    let total = smaller["memory"]["bytes"].as_u64().unwrap().to_string();
+    let fitted = searching(&cache, &[&flags[..], &["--ram", &total]].concat()).json();
+    assert!(fitted["memory"]["bytes"].as_u64().unwrap() <= smaller["memory"]["bytes"].as_u64().unwrap());
+
+    let none = folder.path("none.gguf");
+    for (flags, status) in
+        [(&["--size", "1K"][..], 3), (&["--ram", "1K"], 3), (&["--size", "1G", "--among", "q4_k"], 2)]
+    {
+        let words = [&["quantize", LLAMA, &none, "-f", &text][..], flags].concat();
+        let refused = searching(&cache, &words);
+        assert_eq!(refused.status, Some(status), "{flags:?}: {}", refused.stderr);
+        assert!(!Path::new(&none).exists());
+    }
+    assert_eq!(smidgen(&["quantize", LLAMA, &again, "--size", "1M"]).status, Some(2), "a search needs a text");
+    std::fs::write(&text, "Too short.").unwrap();
+    let refused = searching(&cache, &["quantize", LLAMA, &again, "-f", &text, "--size", "1M"]);
+    assert!(refused.status == Some(2) && refused.stderr.contains("too few"), "{}", refused.stderr);
+}
+
+#[test]
+fn few_bits_want_to_know_the_inputs() {
+    let folder = Folder::new();
+    let (text, out) = (folder.path("text"), folder.path("out.gguf"));
+    std::fs::write(&text, include_str!("../../../../CONTRIBUTING.md").repeat(2)).unwrap();
+    let blind = smidgen(&["quantize", LLAMA, &out, "q2_w"]);
+    assert_eq!(blind.status, Some(2), "{}", blind.stderr);
+    assert!(blind.stderr.contains(&format!("smidgen calibrate {LLAMA} -f TEXT -o imatrix.gguf")), "{}", blind.stderr);
+    let forecast = smidgen(&["quantize", LLAMA, "q2_w", "--dry-run"]).ok();
+    assert!(forecast.contains("would be made blindly"), "{forecast}");
+    let errors = |flags: &[&str]| -> Vec<f64> {
+        let words = [&["quantize", LLAMA, &out, "q4_w", "--json"], flags].concat();
+        let report = smidgen(&words).json();
+        report["tensors"].as_array().unwrap().iter().map(|tensor| tensor["error"].as_f64().unwrap()).collect()
+    };
+    // What is rounded for real inputs has larger errors in the weights themselves, or it was rounded for nothing.
+    let (unaware, aware) = (errors(&[]), errors(&["-f", &text]));
+    assert!(aware.iter().sum::<f64>() > unaware.iter().sum::<f64>(), "{aware:?} {unaware:?}");
+    let metadata = smidgen(&["inspect", &out, "--json"]).json()["metadata"].clone();
+    assert_eq!(metadata["quantize.imatrix.dataset"], text);
+    smidgen(&["quantize", LLAMA, &out, "q2_w", "-f", &text]).ok();
 }
 
 #[cfg(target_os = "linux")]

@@ -6,6 +6,7 @@
 
 mod affine;
 mod any_width;
+mod gain;
 mod grid;
 mod levels;
 mod linear;
@@ -13,6 +14,7 @@ mod scaled;
 mod ternary;
 mod weights;
 
+pub(crate) use gain::gain;
 use smidgen_core::half::{f16_to_f32, f32_to_f16};
 use smidgen_core::quant::{Parts, Type};
 
@@ -39,13 +41,12 @@ pub trait Encoder: Sync {
         while at < values.len() {
             let end = (at + group).min(values.len());
             let (rounded, later) = values.split_at_mut(end);
-            let mut wanted = [0.0; MAX_GROUP];
-            wanted[..end - at].copy_from_slice(&rounded[at..]);
+            let mut missed = [0.0; MAX_GROUP];
+            missed[..end - at].copy_from_slice(&rounded[at..]);
             self.round(block, at, &mut rounded[at..], &importance[at..end]);
             if let Some(coupling) = coupling {
-                for (i, (wanted, given)) in (at..).zip(wanted.iter().zip(&rounded[at..])) {
-                    add_error(later, wanted - given, &coupling.row(i)[end..]);
-                }
+                missed.iter_mut().zip(&rounded[at..]).for_each(|(target, given)| *target -= given);
+                coupling.spread(at, &mut missed[..end - at], later);
             }
             at = end;
         }
@@ -73,6 +74,18 @@ impl<'a> Coupling<'a> {
     /// The square of `matrix`, (`n_columns`, `n_columns`), that belongs to the columns from `first` to `end`.
     pub(crate) fn new(matrix: &'a [f32], n_columns: usize, first: usize, end: usize) -> Self {
         Coupling { matrix, n_columns, block: (first, end) }
+    }
+
+    /// Moves the weights `later` in the block by what the group at `at` has `missed` of its targets. In the group itself a
+    /// miss moved the targets after it too, though its weights were rounded together: `missed` becomes what each missed then.
+    pub(crate) fn spread(&self, at: usize, missed: &mut [f32], later: &mut [f32]) {
+        let end = at + missed.len();
+        for i in 0..missed.len() {
+            let (done, rest) = missed.split_at_mut(i + 1);
+            let shares = self.row(at + i);
+            add_error(rest, done[i], &shares[at + i + 1..end]);
+            add_error(later, done[i], &shares[end..]);
+        }
     }
 
     /// The shares of the error of weight `i` of the block that each weight of it gets; those up to `i` mean nothing.
@@ -188,15 +201,7 @@ pub fn quantize_rows(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
-    let Some(row_bytes) = kind.row_bytes(n_columns as u64).filter(|_| n_columns > 0) else {
-        return Err(EncodeError::Columns(kind, n_columns));
-    };
-    assert!(rows.len().is_multiple_of(n_columns), "whole rows");
-    assert_eq!(out.len() as u64, row_bytes * (rows.len() / n_columns) as u64, "the bytes of as many rows");
-    let largest = largest(kind);
-    if let Some(i) = rows.iter().position(|weight| !(-largest..=largest).contains(weight)) {
-        return Err(EncodeError::Weight(i / n_columns, i % n_columns, rows[i]));
-    }
+    let row_bytes = check_rows(kind, rows, n_columns, out)?;
     if let Some(importance) = importance {
         assert_eq!(importance.len(), n_columns, "an importance for each column");
         if let Some(column) = importance.iter().position(|importance| !(0.0..f32::INFINITY).contains(importance)) {
@@ -210,21 +215,61 @@ pub fn quantize_rows(
     let Some(encoder) = encoder(kind) else {
         return kind.quantize(rows, out).map_err(|_| EncodeError::Unsupported(kind));
     };
-    for (row, out) in rows.chunks(n_columns).zip(out.chunks_mut(row_bytes as usize)) {
+    // The scales of the any-width family are too coarse to be corrected once the codes are chosen.
+    let gain = if kind.is_any_width() { gain(kind, encoder) } else { 1.0 };
+    for (row, out) in rows.chunks(n_columns).zip(out.chunks_mut(row_bytes)) {
         let mut column = 0;
         for (values, bytes) in row.chunks(kind.block_len()).zip(out.chunks_mut(kind.block_bytes())) {
             let presumed = presumed(values);
             let importance = importance.map_or(&presumed[..values.len()], |all| &all[column..column + values.len()]);
             let (mut parts, mut rounded) = (Parts::ZERO, [0.0; weights::MAX_BLOCK]);
             let rounded = &mut rounded[..values.len()];
-            rounded.copy_from_slice(values);
-            encoder.fit(values, importance, &mut parts);
+            rounded.iter_mut().zip(values).for_each(|(rounded, value)| *rounded = gain * value);
+            encoder.fit(rounded, importance, &mut parts);
             encoder.round_block(&mut parts, rounded, importance, None);
+            restore_size(&mut parts, values, rounded, importance);
             kind.pack(&parts, bytes).map_err(|_| EncodeError::Unsupported(kind))?;
             column += values.len();
         }
     }
     Ok(())
+}
+
+/// Bytes of a row, when rows like these can be written in `kind`.
+pub(crate) fn check_rows(kind: Type, rows: &[f32], n_columns: usize, out: &[u8]) -> Result<usize, EncodeError> {
+    let Some(row_bytes) = kind.row_bytes(n_columns as u64).filter(|_| n_columns > 0) else {
+        return Err(EncodeError::Columns(kind, n_columns));
+    };
+    assert!(rows.len().is_multiple_of(n_columns), "whole rows");
+    assert_eq!(out.len() as u64, row_bytes * (rows.len() / n_columns) as u64, "the bytes of as many rows");
+    let largest = largest(kind);
+    if let Some(i) = rows.iter().position(|weight| !(-largest..=largest).contains(weight)) {
+        return Err(EncodeError::Weight(i / n_columns, i % n_columns, rows[i]));
+    }
+    Ok(row_bytes as usize)
+}
+
+/// How much of the size that rounding takes from weights is given back to them.
+const RESTORED: f32 = 0.75;
+
+/// Makes the scales of a block larger, codes staying as they are, so that `rounded` weights are hardly smaller than `values`.
+///
+/// Scales of least error make weights smaller on average: what lies between two codes counts for neither. All weights
+/// together then turn the same way, which at two bits costs a model more than the error says: errors that differ from weight
+/// to weight average out, and these do not. Giving all of it back costs about as much error as ggml's scales have; of that
+/// last part a quarter is left. `docs/quantizing.md` has what it does to models. Formats whose scales are not floats stay
+/// as they are.
+fn restore_size(parts: &mut Parts, values: &[f32], rounded: &[f32], importance: &[f32]) {
+    let (mut size, mut kept) = (0.0, 0.0);
+    for ((value, rounded), importance) in values.iter().zip(rounded).zip(importance) {
+        size += importance * value * value;
+        kept += importance * value * rounded;
+    }
+    let factor = 1.0 + RESTORED * (size / kept - 1.0);
+    if factor.is_finite() && (1.0..2.0).contains(&factor) {
+        parts.d = half(parts.d * factor);
+        parts.dmin = half(parts.dmin * factor);
+    }
 }
 
 /// The importance of the weights of a block, when nothing is known of what they are multiplied with: the block's mean

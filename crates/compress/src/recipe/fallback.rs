@@ -1,5 +1,6 @@
 //! What a tensor may have instead of a type that its rows are too short or too odd for.
 
+use crate::encode::can_write;
 use smidgen_core::quant::{TYPES, Type};
 
 /// What to do about a tensor whose rows its type cannot have.
@@ -41,7 +42,6 @@ fn llama(kind: Type, n_columns: u64) -> Type {
 /// The type for rows of any length whose bits are nearest to those of `kind`.
 fn any_width(kind: Type) -> Option<Type> {
     let distance = |other: Type| (other.bits_per_weight() - kind.bits_per_weight()).abs();
-    let of_any_length =
-        TYPES.iter().map(|row| row.0).filter(|other| other.is_supported() && other.row_bytes(1).is_some());
+    let of_any_length = TYPES.iter().map(|row| row.0).filter(|&other| can_write(other) && other.row_bytes(1).is_some());
     of_any_length.min_by(|a, b| distance(*a).total_cmp(&distance(*b)))
 }

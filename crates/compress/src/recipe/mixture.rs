@@ -1,6 +1,6 @@
 //! llama.cpp's rules for its mixtures: which tensors of which layers get more bits, or fewer, than the others.
 
-use super::{EMBEDDING, Mixture, OUTPUT, Recipe, Shape, Tensor};
+use super::{Choices, EMBEDDING, Mixture, OUTPUT, Recipe, Shape, Tensor};
 use smidgen_core::quant::Type;
 
 /// The layer that a tensor called `name` belongs to; those that belong to none come first.
@@ -51,6 +51,7 @@ pub(super) struct Rules<'a> {
     /// Llama 2 and 3 of 70 billion weights, whose values get more bits.
     is_70b: bool,
     has_importance: bool,
+    any_width: bool,
     n_layers: u64,
     /// Matrices of values in the model, and those seen.
     n_values: u64,
@@ -74,13 +75,14 @@ fn count(seen: &mut u64) -> u64 {
 }
 
 impl<'a> Rules<'a> {
-    pub(super) fn new(recipe: &'a Recipe, shape: &Shape, tensors: &[Tensor], has_importance: bool) -> Self {
+    pub(super) fn new(recipe: &'a Recipe, shape: &Shape, tensors: &[Tensor], choices: &Choices) -> Self {
         let n_values = tensors.iter().filter(|tensor| role(&tensor.name) == Role::Value).count() as u64;
         Rules {
             recipe,
             shares_by_four: shape.n_heads.checked_div(shape.n_kv_heads).is_some_and(|sharing| sharing >= 4),
             is_70b: shape.arch == "llama" && shape.n_layers == 80 && shape.n_heads != shape.n_kv_heads,
-            has_importance,
+            has_importance: choices.has_importance,
+            any_width: choices.any_width,
             n_layers: shape.n_layers,
             n_values,
             seen_values: 0,
@@ -148,7 +150,7 @@ impl<'a> Rules<'a> {
             _ => Type::Q6_K,
         };
         // Not a fall-back from what was asked for, but the rule itself: Q8_0 is the next better type.
-        if better.row_bytes(n_columns).is_some() { better } else { Type::Q8_0 }
+        if self.any_width || better.row_bytes(n_columns).is_some() { better } else { Type::Q8_0 }
     }
 
     fn embedding(&self) -> Type {

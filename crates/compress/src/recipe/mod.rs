@@ -7,6 +7,7 @@
 pub mod fallback;
 mod mixture;
 
+use crate::encode::can_write;
 use smidgen_core::quant::Type;
 
 /// What a recipe may know of a model.
@@ -132,6 +133,8 @@ pub struct Choices {
     pub embedding: Option<Type>,
     /// Whether there is an importance matrix: some recipes spend less where it helps.
     pub has_importance: bool,
+    /// Whether rows that do not fit get a type for any width, so that the output matrix needs no exception for them.
+    pub any_width: bool,
 }
 
 impl Recipe {
@@ -140,7 +143,7 @@ impl Recipe {
         let named = |name: &str| RECIPES.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(name)).copied();
         let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name)).map_or(name, |alias| alias.1);
         named(alias).or_else(|| {
-            let base = Type::from_name(name).filter(|&base| is_weight_type(base))?;
+            let base = Type::from_name(name).filter(|&base| can_write(base))?;
             Some(Recipe { name: base.name(), base, mixture: Mixture::Uniform, file_type: None })
         })
     }
@@ -148,7 +151,7 @@ impl Recipe {
     /// The names that [`Recipe::find`] knows, in the order of their tables.
     pub fn names() -> Vec<&'static str> {
         let recipes = RECIPES.iter().map(|recipe| recipe.name);
-        let types = smidgen_core::quant::TYPES.iter().filter(|row| is_weight_type(row.0)).map(|row| row.2);
+        let types = smidgen_core::quant::TYPES.iter().filter(|row| can_write(row.0)).map(|row| row.2);
         let mut names: Vec<&str> = recipes.collect();
         names.extend(types.filter(|name| !RECIPES.iter().any(|recipe| recipe.name == *name)));
         names
@@ -175,7 +178,7 @@ impl Recipe {
         // The rules count a layer's matrices in the order of the layers, whatever the order of the file.
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         order.sort_by_key(|&index| mixture::layer(&tensors[index].name));
-        let mut rules = mixture::Rules::new(self, shape, tensors, choices.has_importance);
+        let mut rules = mixture::Rules::new(self, shape, tensors, choices);
         let mut types: Vec<Type> = tensors.iter().map(|tensor| tensor.kind).collect();
         for index in order {
             let tensor = &tensors[index];
@@ -202,11 +205,6 @@ impl Recipe {
 pub const OUTPUT: &str = "output.weight";
 /// The name of the token embedding.
 pub const EMBEDDING: &str = "token_embd.weight";
-
-/// Whether weights can be written in `kind` by anything here: [`crate::encode`] or core.
-fn is_weight_type(kind: Type) -> bool {
-    kind.is_supported()
-}
 
 /// Whether `tensor` keeps its type in every recipe: what is no matrix of weights, norms, and a few that are tiny.
 pub fn is_kept(tensor: &Tensor) -> bool {

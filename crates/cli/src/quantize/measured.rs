@@ -1,0 +1,71 @@
+//! What was measured for a search, kept in the user's cache, so that another size of the same model takes no second measurement.
+
+use serde::{Deserialize, Serialize};
+use smidgen_host::atomic;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Measurements of one type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OfType {
+    /// The divergence when only that part has the type; null where its rows cannot have it.
+    pub parts: Vec<Option<f64>>,
+    /// The divergence on the rest of the text when every part has it; null where one cannot.
+    pub uniform: Option<f64>,
+}
+
+/// All measurements of one model on one text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Everything that they depend on.
+    key: String,
+    /// By the name of the type.
+    pub types: BTreeMap<String, OfType>,
+}
+
+impl Measured {
+    /// What is known already under `key`.
+    pub fn load(key: String) -> Self {
+        let stored = path(&key).and_then(|path| std::fs::read(path).ok());
+        let stored: Option<Measured> = stored.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        stored.filter(|stored| stored.key == key).unwrap_or(Measured { key, types: BTreeMap::new() })
+    }
+
+    /// Keeps it. A cache that cannot be written costs time and nothing else, so that is no failure.
+    pub fn save(&self) {
+        let Some(path) = path(&self.key) else { return };
+        let Ok(bytes) = serde_json::to_vec(self) else { return };
+        if let Some(folder) = path.parent()
+            && std::fs::create_dir_all(folder).is_ok()
+        {
+            let failed = |error| smidgen_host::Error::writing(&path, &error);
+            let _ = atomic::write(&path, |file| file.write_all(&bytes).map_err(failed));
+        }
+    }
+}
+
+/// Where measurements under `key` lie: in the folder that `SMIDGEN_CACHE` names, or the user's own for caches.
+fn path(key: &str) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = variable("SMIDGEN_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("smidgen")))
+        .or_else(|| Some(variable("HOME")?.join(".cache").join("smidgen")))?;
+    Some(folder.join(format!("measured-{:016x}.json", fnv_1a(key.as_bytes()))))
+}
+
+/// The FNV-1a hash of `bytes`: names a file, whose key is compared whole.
+pub fn fnv_1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_published_one() {
+        // Test vectors of the draft "The FNV Non-Cryptographic Hash Algorithm".
+        assert_eq!(fnv_1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}
