@@ -106,7 +106,7 @@ def main():
             print(results[-1], file=sys.stderr)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     record = {
-        "command": "python tools/rounded_model.py target/release/examples/quantize_rows ../shared/data",
+        "command": "python tools/rounded_model.py " + " ".join(sys.argv[1:]),
         "commit": commit,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}, torch {torch.__version__}",
