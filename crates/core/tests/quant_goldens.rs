@@ -65,7 +65,12 @@ fn swapping_twice_changes_nothing() {
         let blocks = &golden[..4 * kind.block_bytes()];
         let mut swapped = blocks.to_vec();
         kind.swap_endian(&mut swapped).unwrap();
-        assert_eq!(swapped == blocks, kind == Type::MXFP4 || kind.is_any_width(), "{} holds numbers to swap", kind.name());
+        assert_eq!(
+            swapped == blocks,
+            kind == Type::MXFP4 || kind.is_any_width(),
+            "{} holds numbers to swap",
+            kind.name()
+        );
         kind.swap_endian(&mut swapped).unwrap();
         assert_eq!(swapped, blocks, "{}", kind.name());
     }

@@ -94,8 +94,8 @@ pub(super) struct Flags {
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
 
-    /// Text to calibrate with, and to measure damage on
-    #[arg(short = 'f', long = "calibrate", alias = "file", value_name = "TEXT", conflicts_with = "imatrix")]
+    /// Text to calibrate with, unless --imatrix is given, and to measure damage on
+    #[arg(short = 'f', long = "calibrate", alias = "file", value_name = "TEXT")]
     text: Option<PathBuf>,
 
     #[command(flatten)]
@@ -147,18 +147,17 @@ impl Flags {
         let to_size = match (self.goal.size, self.goal.bpw, self.engine.ram) {
             (Some(size), ..) => Some(Goal::Size(size)),
             (_, Some(bits), _) => Some(Goal::BitsPerWeight(bits.into())),
-            (.., Some(ram))
-                if bare.len() <= n_paths && !bare.last().is_some_and(|name| Recipe::find(name).is_some()) =>
-            {
+            (.., Some(ram)) if bare.len() <= n_paths && bare.last().is_none_or(|name| Recipe::find(name).is_none()) => {
                 Some(Goal::Ram(ram))
             }
             _ => None,
         };
+        if to_size.is_some() {
+            self.check_search()?;
+        } else if self.text.is_some() && self.imatrix.is_some() {
+            return Err(usage("--imatrix says already what -f would find out; give one of them"));
+        }
         let goal = match to_size {
-            Some(goal) if self.text.is_none() => {
-                let _ = goal;
-                return Err(usage("--size, --bpw and --ram choose types by measuring: give a text with -f"));
-            }
             Some(goal) => goal,
             None => {
                 let (name, paths) = bare.split_last().ok_or_else(|| usage("give IN, OUT and TYPE"))?;
@@ -176,6 +175,27 @@ impl Flags {
             (Some(model), None) if self.dry_run => Ok(Job { model, output: None, goal }),
             (Some(model), Some(output)) => Ok(Job { model, output: Some(output), goal }),
             _ => Err(usage("give a model IN to read, a file OUT to write and a TYPE")),
+        }
+    }
+
+    /// Refuses what a search has no use for.
+    fn check_search(&self) -> Result<(), Failure> {
+        if self.text.is_none() {
+            return Err(usage("--size, --bpw and --ram choose types by measuring: give a text with -f"));
+        }
+        let chosen = [
+            ("--type", !self.types.is_empty()),
+            ("--pure", self.pure),
+            ("--keep-output", self.keep_output),
+            ("--output-type", self.output_type.is_some()),
+            ("--embedding-type", self.embedding_type.is_some()),
+            ("--fallback", self.fallback.is_some()),
+        ];
+        match chosen.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(usage(&format!("{flag} says something about a TYPE; --size, --bpw and --ram choose all types")))
+            }
+            None => Ok(()),
         }
     }
 
@@ -207,6 +227,8 @@ struct Knowledge<'a> {
     known: Option<Known<'a>>,
     text: Option<Text>,
     entries: Vec<(&'static str, Entry)>,
+    /// What tells this knowledge from another.
+    name: String,
 }
 
 /// A file that is made, or will be.
@@ -248,14 +270,15 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
 
 impl Ground<'_> {
     fn knowledge<'k>(&self, import: &Import, file: Option<&'k ImatrixFile>) -> Result<Knowledge<'k>, Failure> {
+        let n_weights = import.tensors().iter().map(|info| info.n_rows() * info.n_columns()).sum();
+        let read = |path: &PathBuf| Text::read(path, self.job.model, self.gguf, n_weights);
+        let text = self.flags.text.as_ref().map(read).transpose()?;
         if let Some(file) = file {
             let calibration = file.read(self.gguf)?;
             let entries = file.entries(&calibration);
-            return Ok(Knowledge { known: Some(Known::File(calibration)), text: None, entries });
+            return Ok(Knowledge { known: Some(Known::File(calibration)), text, entries, name: file.identity() });
         }
-        let Some(path) = &self.flags.text else { return Ok(Knowledge::default()) };
-        let n_weights = import.tensors().iter().map(|info| info.n_rows() * info.n_columns()).sum();
-        let text = Text::read(path, self.job.model, self.gguf, n_weights)?;
+        let (Some(path), Some(text)) = (&self.flags.text, text) else { return Ok(Knowledge::default()) };
         let options =
             OpenOptions { tokenizer: self.flags.tokenizer.clone(), progress: self.bar, ..OpenOptions::default() };
         let model = smidgen_host::open(self.job.model, &options).map_err(host_failure)?;
@@ -266,7 +289,8 @@ impl Ground<'_> {
             ("quantize.imatrix.dataset", Entry::Str(path.display().to_string())),
             ("quantize.imatrix.chunks_count", Entry::U32(n_chunks)),
         ];
-        Ok(Knowledge { known: Some(known), text: Some(text), entries })
+        let name = format!("calibrated on {n_chunks} sequences");
+        Ok(Knowledge { known: Some(known), text: Some(text), entries, name })
     }
 
     fn by_recipe(&self, import: &mut Import, recipe: Recipe, knowledge: Knowledge<'_>) -> Result<Made, Failure> {
@@ -295,7 +319,7 @@ impl Ground<'_> {
     }
 
     fn by_search(&self, import: &mut Import, knowledge: Knowledge<'_>) -> Result<Made, Failure> {
-        let Knowledge { known: Some(known), text: Some(text), entries } = knowledge else {
+        let Knowledge { known: Some(known), text: Some(text), entries, name } = knowledge else {
             return Err(usage("a search needs a text: give one with -f"));
         };
         let tensors = choice::tensors(import.tensors());
@@ -305,13 +329,12 @@ impl Ground<'_> {
             [] => search::any_width_types(),
             given => given.to_vec(),
         };
-        let calibrated_on = format!("calibrated on {} sequences", text.calibrate.len());
         let mut search = Search {
             import,
             tensors: &tensors,
             bench: self.bench,
             text: &text,
-            known: (&known, calibrated_on),
+            known: (&known, name),
             among,
             target,
             alignment_bytes: stored.alignment_bytes(),

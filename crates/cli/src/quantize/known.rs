@@ -59,6 +59,11 @@ impl ImatrixFile {
         Ok(ImatrixFile { path: path.to_owned(), image: Image::map(path).map_err(host_failure)? })
     }
 
+    /// What tells it from another: its place, its size and when it was written.
+    pub fn identity(&self) -> String {
+        super::measured::identity(&self.path)
+    }
+
     /// What it says of the model in `gguf`.
     ///
     /// # Errors

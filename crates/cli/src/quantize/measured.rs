@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use smidgen_host::atomic;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measurements of one type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,14 @@ fn path(key: &str) -> Option<PathBuf> {
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("smidgen")))
         .or_else(|| Some(variable("HOME")?.join(".cache").join("smidgen")))?;
     Some(folder.join(format!("measured-{:016x}.json", fnv_1a(key.as_bytes()))))
+}
+
+/// What tells the file at `path` from another, or from itself at another time.
+pub fn identity(path: &Path) -> String {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let metadata = std::fs::metadata(&path).ok();
+    let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+    format!("{} ({:?} bytes, {changed:?})", path.display(), metadata.map(|metadata| metadata.len()))
 }
 
 /// The FNV-1a hash of `bytes`: names a file, whose key is compared whole.

@@ -6,7 +6,7 @@
 
 use super::choice::listed;
 use super::known::Known;
-use super::measured::{Measured, OfType, fnv_1a};
+use super::measured::{Measured, OfType, fnv_1a, identity};
 use super::rounding::Rounding;
 use super::text::{BATCH_TOKENS, Bench, Text};
 use crate::failure::Failure;
@@ -326,13 +326,7 @@ impl Search<'_> {
             let bytes: Vec<u8> = sequences.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
             format!("{:016x} of {}", fnv_1a(&bytes), sequences.len())
         };
-        let file = |path: &std::path::PathBuf| {
-            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            let metadata = std::fs::metadata(&path).ok();
-            let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-            format!("{} ({:?} bytes, {changed:?})", path.display(), metadata.map(|metadata| metadata.len()))
-        };
-        let files: Vec<String> = self.import.source().files().iter().map(file).collect();
+        let files: Vec<String> = self.import.source().files().iter().map(|path| identity(path)).collect();
         format!(
             "smidgen {}; {}; measured on {}, judged on {}; {}",
             env!("CARGO_PKG_VERSION"),

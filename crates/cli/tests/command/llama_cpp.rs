@@ -8,8 +8,9 @@ use std::process::Command;
 /// What llama.cpp said, written by [`TOOL`].
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/quant/our_quants_in_llama_cpp.json");
 const TOOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/our_quants_in_llama_cpp.py");
-/// Both programs round activations to eight bits, in blocks of different lengths, which moves logits by about a hundredth.
-const MOST_APART: f64 = 0.05;
+/// Both programs round activations to eight bits, llama.cpp in blocks of 256 where weights come in such, which moves logits by
+/// one to five hundredths.
+const MOST_APART: f64 = 0.06;
 /// Tokens that a text must have at least to say something.
 const LEAST_TOKENS: usize = 8;
 

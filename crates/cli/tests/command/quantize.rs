@@ -244,6 +244,16 @@ fn few_bits_want_to_know_the_inputs() {
     let metadata = smidgen(&["inspect", &out, "--json"]).json()["metadata"].clone();
     assert_eq!(metadata["quantize.imatrix.dataset"], text);
     smidgen(&["quantize", LLAMA, &out, "q2_w", "-f", &text]).ok();
+
+    // What a refusal tells people to do, done.
+    let imatrix = folder.path("imatrix.gguf");
+    smidgen(&["calibrate", LLAMA, "-f", &text, "-o", &imatrix]).ok();
+    smidgen(&["quantize", LLAMA, &out, "q2_w", "--imatrix", &imatrix]).ok();
+    let metadata = smidgen(&["inspect", &out, "--json"]).json()["metadata"].clone();
+    assert_eq!(metadata["quantize.imatrix.file"], imatrix);
+    assert!(metadata["quantize.imatrix.entries_count"].as_u64().unwrap() > 0, "{metadata}");
+    let foreign = smidgen(&["quantize", TALES, &out, "q2_w", "--requantize", "--imatrix", &imatrix]);
+    assert_eq!(foreign.status, Some(2), "an imatrix of another model: {}", foreign.stderr);
 }
 
 #[cfg(target_os = "linux")]
