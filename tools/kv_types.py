@@ -53,7 +53,7 @@ def main():
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
     record = {
         "command": "python3 tools/kv_types.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
-        " models/tales.gguf ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m",
+        f" ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m --chunks {arguments.chunks}",
         "commit": git.stdout.strip(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()}, one core",

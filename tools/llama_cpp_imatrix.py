@@ -185,7 +185,8 @@ def main():
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
     record = {
         "command": "python tools/llama_cpp_imatrix.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
-        " models/tales.gguf stories260K.gguf tales-3m.gguf (the latter two by smidgen convert)",
+        " models/tales.gguf stories260K.gguf tales-3m.gguf (the latter two by smidgen convert)"
+        f" --chunks {arguments.chunks}",
         "commit": git.stdout.strip(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
