@@ -13,8 +13,8 @@ from pathlib import Path
 
 import gguf
 import numpy
-from gguf.quants import dequantize, quantize
-from llama_cpp_encoders import TYPES, by_ggml, ggml
+from gguf.quants import quantize
+from llama_cpp_encoders import TYPES, Kind, by_ggml, ggml
 
 WRITTEN_BY_GGUF = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 TERNARY = ["TQ1_0", "TQ2_0"]
@@ -32,8 +32,8 @@ def main():
     library = ggml()
     with open(folder / "errors.tsv", "w") as errors:
         for name in TYPES:
-            kind = gguf.GGMLQuantizationType[name]
-            read = dequantize(by_ggml(library, kind, rows, importance), kind).reshape(rows.shape)
+            kind = Kind(name)
+            read = kind.read(by_ggml(library, kind, rows, importance)).reshape(rows.shape)
             error = ((read - rows).astype(numpy.float64) ** 2 * importance).sum()
             errors.write(f"{name}\t{error:.7g}\n")
     for name in WRITTEN_BY_GGUF + TERNARY:

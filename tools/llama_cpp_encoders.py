@@ -18,6 +18,7 @@ import ctypes
 import datetime
 import json
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,13 +27,29 @@ from pathlib import Path
 import gguf
 import llama_cpp
 import numpy
-from gguf.quants import dequantize
+from quant_goldens import read
 
 TYPES = [
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_S",
     "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ1_0", "TQ2_0", "MXFP4",
+    "Q1_0", "Q2_0",
 ]  # fmt: skip
 WIDTH = 256
+
+
+class Kind:
+    """A type: its name, ggml's number for it, values and bytes of a block."""
+
+    def __init__(self, name):
+        self.name = name
+        if name == "Q2_0":  # gguf 0.19 does not know it.
+            self.value, self.block, self.size = 42, 64, 18
+        else:
+            kind = gguf.GGMLQuantizationType[name]
+            self.value, (self.block, self.size) = kind.value, gguf.GGML_QUANT_SIZES[kind]
+
+    def read(self, blocks):
+        return read(blocks.reshape(-1, self.size), self.name)
 
 
 def ggml():
@@ -52,8 +69,7 @@ def ggml():
 
 
 def by_ggml(library, kind, rows, importance):
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    out = numpy.zeros(rows.size // block * size, dtype=numpy.uint8)
+    out = numpy.zeros(rows.size // kind.block * kind.size, dtype=numpy.uint8)
     pointer = lambda array: array.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) if array is not None else None
     library.ggml_quantize_init(kind.value)
     written = library.ggml_quantize_chunk(
@@ -71,7 +87,9 @@ def by_us(program, kind, rows, importance):
         if importance is not None:
             importance.tofile(path("importance"))
             command.append(path("importance"))
-        seconds = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run(command, check=True)
+        seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
         return numpy.fromfile(path("out"), dtype=numpy.uint8), seconds
 
 
@@ -124,7 +142,7 @@ def compare(options, library, kind, matrices, numbers):
         if not options.plain:
             importance = numpy.exp(numbers.normal(0, options.spread, rows.shape[1])).astype(numpy.float32)
         error = lambda blocks: float(
-            (((dequantize(blocks, kind).reshape(rows.shape) - rows).astype(numpy.float64) ** 2)
+            (((kind.read(blocks).reshape(rows.shape) - rows).astype(numpy.float64) ** 2)
             * (1.0 if importance is None else importance)).sum()
         )  # fmt: skip
         blocks, took = by_us(options.program, kind, rows, importance)
@@ -139,23 +157,26 @@ def main():
     parser.add_argument("program")
     parser.add_argument("data", type=Path)
     parser.add_argument("--types", nargs="*", default=TYPES)
+    parser.add_argument("--models", nargs="*", help="not all of them")
     parser.add_argument("--spread", type=float, default=1.5, help="of the logarithms of importances")
     parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     library = ggml()
     results = []
     for name in options.types:
-        kind = gguf.GGMLQuantizationType[name]
+        kind = Kind(name)
         for model, matrices in models(options.data):
+            if options.models and model not in options.models:
+                continue
             row, speed = compare(options, library, kind, matrices, numpy.random.default_rng(1))
-            results.append({"type": name, "model": model, **row, "million_weights_per_s": round(speed, 2)})
+            results.append({"type": name, "model": model, **row, "million_weights_per_cpu_s": round(speed, 2)})
             print(results[-1], file=sys.stderr)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     record = {
-        "command": "python tools/llama_cpp_encoders.py target/release/examples/quantize_rows ../shared/data",
+        "command": "python tools/llama_cpp_encoders.py " + " ".join(sys.argv[1:]),
         "commit": commit,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, one thread, llama-cpp-python {llama_cpp.__version__}",
+        "machine": f"{platform.machine()}, one core, llama-cpp-python {llama_cpp.__version__}",
         "results": results,
     }
     print(json.dumps(record, indent=1))

@@ -1,4 +1,4 @@
-"""Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them.
+"""Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them, or would.
 
 Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
 Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
@@ -25,6 +25,8 @@ HALF_FLOATS = {
     "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [], "TQ1_0": [52], "TQ2_0": [64],
     "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0], "IQ1_S": [0], "IQ1_M": [],
 }
+# Types that the package does not read, and where they hold half floats.
+NEWER = {"Q1_0": [0], "Q2_0": [0]}
 
 
 def finite(halves):
@@ -33,14 +35,25 @@ def finite(halves):
 
 
 def random_blocks(name, n_blocks, numbers):
-    _, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    n_bytes = 18 if name in NEWER else GGML_QUANT_SIZES[GGMLQuantizationType[name]][1]
     blocks = numbers.integers(0, 256, (n_blocks, n_bytes), dtype=numpy.uint8)
-    for at in HALF_FLOATS[name]:
+    for at in (HALF_FLOATS | NEWER)[name]:
         blocks[:, at : at + 2] = finite(blocks[:, at : at + 2].copy().view("<u2")).view(numpy.uint8)
     if name == "IQ1_M":
         # The upper half of the last byte holds the sign and the upper three bits of the exponent.
         blocks[:, 55] ^= numpy.where(blocks[:, 55] & 0x70 == 0x70, 0x40, 0).astype(numpy.uint8)
     return blocks
+
+
+def read(blocks, name):
+    """The values of blocks; the `gguf` package does not read the last two, whose map is that of ggml's `dequantize_row`."""
+    d = blocks[:, :2].copy().view("<f2").astype("<f4")
+    if name == "Q1_0":
+        return numpy.where(numpy.unpackbits(blocks[:, 2:], axis=1, bitorder="little"), d, -d)
+    if name == "Q2_0":
+        codes = blocks[:, 2:, None] >> numpy.array([0, 2, 4, 6], dtype=numpy.uint8) & 3
+        return d * (codes.reshape(len(blocks), -1).astype("<f4") - 1)
+    return dequantize(blocks, GGMLQuantizationType[name])
 
 
 ANY_WIDTH = {"Q2_W": 2, "Q3_W": 3, "Q4_W": 4, "Q5_W": 5, "Q6_W": 6, "Q8_W": 8}
@@ -78,12 +91,15 @@ def main():
     for name in HALF_FLOATS:
         blocks = random_blocks(name, options.blocks, numbers)
         with numpy.errstate(over="ignore"):  # The largest exponents of MXFP4 give infinities, as they do in ggml.
-            values = dequantize(blocks, GGMLQuantizationType[name])
+            values = read(blocks, name)
         write(options.folder, name, blocks, values)
     levels = any_width_levels()
     for name, bits in ANY_WIDTH.items():
         blocks = numbers.integers(0, 256, (options.blocks, 1 + 8 * bits), dtype=numpy.uint8)
         write(options.folder, name, blocks, [any_width_values(block.tolist(), bits, levels) for block in blocks])
+    for name in NEWER:
+        blocks = random_blocks(name, options.blocks, numbers)
+        write(options.folder, name, blocks, read(blocks, name))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ pub struct Corpus {
     context_tokens: usize,
     limit: Option<usize>,
     name: String,
+    reading_bytes: u64,
 }
 
 impl Corpus {
@@ -58,7 +59,8 @@ impl Corpus {
             line("tokenizer scratch", tokenizer.scratch_bytes(text.len())),
             line("token ids of the text", tokenizer.max_tokens(text.len()) * size_of::<u32>()),
         ];
-        check_ram(engine.ram, &Budget { lines })?;
+        let budget = Budget { lines };
+        check_ram(engine.ram, &budget)?;
         // Names of special tokens in a text are text, as in llama-perplexity.
         let options = Encode { add_special: true, parse_special: false };
         let mut tokens = prompt::encode(&tokenizer, &text, options).map_err(|error| source.refused(error))?;
@@ -68,7 +70,8 @@ impl Corpus {
         tokens.shrink_to_fit();
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let name = args.file.display().to_string();
-        let corpus = Self { tokens, bos, context_tokens, limit: args.chunks, name };
+        let reading_bytes = budget.total();
+        let corpus = Self { tokens, bos, context_tokens, limit: args.chunks, name, reading_bytes };
         corpus.chunks()?;
         Ok(corpus)
     }
@@ -94,6 +97,11 @@ impl Corpus {
     /// Tokens of a chunk.
     pub fn context_tokens(&self) -> usize {
         self.context_tokens
+    }
+
+    /// Bytes that were planned for while the text was tokenized, which nothing holds any more.
+    pub fn reading_bytes(&self) -> u64 {
+        self.reading_bytes
     }
 
     /// Bytes that the tokens take.

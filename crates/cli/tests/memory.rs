@@ -10,8 +10,12 @@ const MIB: u64 = 1 << 20;
 
 /// Planned and peak bytes of a run of `binary`.
 fn measure(binary: &Path, flags: &[&str]) -> (u64, u64) {
-    let fixed = ["run", "--temp", "0", "--ignore-eos", "--json"];
-    let output = Command::new(binary).args(fixed).args(flags).stdin(Stdio::null()).output().unwrap();
+    measure_command(binary, &[&["run", "--temp", "0", "--ignore-eos"], flags].concat())
+}
+
+/// Planned and peak bytes of a command that prints both.
+fn measure_command(binary: &Path, flags: &[&str]) -> (u64, u64) {
+    let output = Command::new(binary).args(flags).arg("--json").stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let bytes = |key: &str| report[key].as_u64().unwrap();
@@ -66,6 +70,28 @@ fn the_peak_is_the_plan_and_no_more_than_the_process_was_said_to_take() {
                 measure(&binary, &[&[TALES, "--no-mmap", "-p", "Once upon a time", "-n", "40"], flags].concat());
             assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
         }
+    }
+}
+
+/// One model or two side by side, and all moments at once or in passes.
+#[test]
+fn what_reads_a_text_stays_within_its_plan_too() {
+    let Some(binary) = static_build() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (text, out) = (directory.path().join("text"), directory.path().join("imatrix.gguf"));
+    let story = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/eval/story.txt");
+    std::fs::write(&text, std::fs::read_to_string(story).unwrap().repeat(20)).unwrap();
+    let (text, out) = (text.to_str().unwrap(), out.to_str().unwrap());
+    let reading = ["-f", text, "-c", "64", "--chunks", "8", "--no-mmap"];
+    for command in [
+        &["eval", TALES][..],
+        &["eval", TALES, "--against", TALES, "-b", "64"],
+        &["calibrate", TALES, "-o", out],
+        &["calibrate", TALES, "-o", out, "--hessian"],
+        &["calibrate", TALES, "-o", out, "--hessian", "--ram", "6M"],
+    ] {
+        let (planned, peak) = measure_command(&binary, &[command, &reading].concat());
+        assert!(peak <= planned + PROCESS_BYTES, "{command:?}: peak {peak}, planned {planned}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes raw rows in a type, for `tools/llama_cpp_encoders.py` to compare.
 //!
 //! Usage: quantize_rows TYPE COLUMNS ROWS OUT [IMPORTANCE]. ROWS and IMPORTANCE are files of little-endian floats, OUT is
-//! the blocks; the seconds that writing them took are printed.
+//! the blocks.
 
 use smidgen_compress::encode::quantize_rows;
 use smidgen_core::quant::Type;
@@ -22,8 +22,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rows = floats(rows)?;
     let importance = importance.first().map(|path| floats(path)).transpose()?;
     let mut blocks = vec![0; kind.row_bytes(rows.len() as u64).ok_or("not whole blocks")? as usize];
-    let start = std::time::Instant::now();
     quantize_rows(kind, &rows, n_columns, importance.as_deref(), &mut blocks)?;
-    println!("{}", start.elapsed().as_secs_f64());
     Ok(std::fs::write(out, blocks)?)
 }

@@ -48,10 +48,7 @@ impl CacheType {
             CacheType::F32 => 4 * head_dim,
             CacheType::F16 => 2 * head_dim,
             CacheType::Q8_0 => head_dim + 2 * head_dim.div_ceil(BLOCK),
-            // The second sixteen values of a block share the bytes of the first.
-            CacheType::Q4_0 => {
-                head_dim / BLOCK * Q4_BYTES + (2 + (head_dim % BLOCK).min(LANES)) * usize::from(head_dim % BLOCK > 0)
-            }
+            CacheType::Q4_0 => head_dim.div_ceil(2) + 2 * head_dim.div_ceil(BLOCK),
         }
     }
 }
@@ -132,9 +129,9 @@ fn store_q8(values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Blocks of scale and nibbles: value `i` in the low half of byte `i`, value `i + 16` in the high half. The scale is the value
-/// of the largest magnitude over -8, so that this one takes the end of the range that reaches further (ggml's Q4_0), and is
-/// rounded to f16 first, as for eight bits.
+/// Blocks of scale and pairs of values: the even ones in the low halves of the bytes, so that a head of any width fills them.
+/// The scale is the value of the largest magnitude over -8, so that this one takes the end of the range that reaches further
+/// (ggml's Q4_0), and is rounded to f16 first, as for eight bits.
 fn store_q4(values: &[f32], out: &mut [u8]) {
     for (values, out) in values.chunks(BLOCK).zip(out.chunks_mut(Q4_BYTES)) {
         let magnitude = |v: f32| v.to_bits() & 0x7fff_ffff;
@@ -146,9 +143,8 @@ fn store_q4(values: &[f32], out: &mut [u8]) {
         let (head, nibbles) = out.split_at_mut(2);
         head.copy_from_slice(&half.to_le_bytes());
         let code = |v: f32| (crate::quant::round_to_i8((v * inverse).clamp(-8.0, 7.0)) + 8) as u8;
-        for (i, byte) in nibbles.iter_mut().enumerate() {
-            let high = values.get(i + LANES).map_or(0, |&v| code(v));
-            *byte = code(values[i]) & 15 | high << 4;
+        for (byte, pair) in nibbles.iter_mut().zip(values.chunks(2)) {
+            *byte = code(pair[0]) | pair.get(1).map_or(0, |&v| code(v)) << 4;
         }
     }
 }
@@ -206,10 +202,14 @@ impl CacheFormat for CacheQ4 {
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
         let block = column / BLOCK * Q4_BYTES;
         let scale = f16_to_f32(u16::from_le_bytes([row[block], row[block + 1]]));
-        let at = block + 2;
-        let bytes: [u8; LANES] = if row.len() >= at + LANES { *whole(row, at) } else { padded(&row[at..]) };
-        let shift = if column.is_multiple_of(BLOCK) { 0 } else { 4 };
-        let codes = core::array::from_fn(|i| if i < n { (bytes[i] >> shift & 15) as i8 - 8 } else { 0 });
+        let at = block + 2 + column % BLOCK / 2;
+        let mut bytes = [0; LANES / 2];
+        if n == LANES {
+            bytes = *whole(row, at)
+        } else {
+            bytes[..n.div_ceil(2)].copy_from_slice(&row[at..at + n.div_ceil(2)])
+        }
+        let codes = core::array::from_fn(|i| if i < n { (bytes[i / 2] >> (4 * (i % 2)) & 15) as i8 - 8 } else { 0 });
         s.mul(s.load_i8(&codes), s.splat(scale))
     }
 }
@@ -254,25 +254,22 @@ mod tests {
             }
         }
     }
-    /// A block of 20 values: a scale, and 16 bytes of which the first four hold two values.
+    /// A block of 20 values: a scale and ten pairs.
     #[test]
     fn four_bits_lie_as_described() {
-        assert_eq!([16, 17, 20, 32, 33, 64].map(|n| CacheType::Q4_0.row_bytes(n)), [18, 18, 18, 18, 21, 36]);
+        assert_eq!([8, 17, 20, 32, 33, 64].map(|n| CacheType::Q4_0.row_bytes(n)), [6, 11, 12, 18, 21, 36]);
         let mut values = [0.0; 20];
         (values[0], values[1], values[16], values[19]) = (-8.0, 3.0, 7.0, -2.4);
-        let mut bytes = [0xee; 18];
+        let mut bytes = [0xee; 12];
         Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
         // The scale is -8 / -8 = 1; codes are values plus 8.
-        let mut want = [0x08; 18];
-        (want[0], want[1]) = (0x00, 0x3c);
-        (want[2], want[3], want[4], want[5]) = (0xf0, 0x8b, 0x88, 0x68);
-        assert_eq!(bytes, want);
+        assert_eq!(bytes, [0x00, 0x3c, 0xb0, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x8f, 0x68]);
         // A largest value that is positive has a negative scale, and codes count down.
         values[0] = 8.0;
         Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
-        assert_eq!((bytes[1], bytes[2], bytes[3]), (0xbc, 0x10, 0x85));
+        assert_eq!(bytes[1..3], [0xbc, 0x50]);
         assert_eq!(read::<CacheQ4>(&bytes, 20)[..2], [8.0, 3.0]);
-        let mut nothing = [0xee; 18];
+        let mut nothing = [0xee; 12];
         Cache::new(&mut nothing, CacheType::Q4_0, 1, 1, 20).store(0, 0, &[0.0; 20]);
         assert!(read::<CacheQ4>(&nothing, 20).iter().all(|&x| x == 0.0));
     }

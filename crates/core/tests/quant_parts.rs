@@ -75,6 +75,8 @@ const SHAPES: &[Shape] = &[
     Shape::plain(Type::TQ1_0, 3, 1),
     Shape::plain(Type::TQ2_0, 3, 1),
     Shape { part: 32, scales: (1, 255, 1), ..Shape::plain(Type::MXFP4, 16, 0) },
+    Shape::plain(Type::Q1_0, 2, 0),
+    Shape::plain(Type::Q2_0, 4, 1),
 ];
 
 /// A stream of numbers that look random (Knuth's MMIX generator, upper bits).
@@ -119,6 +121,7 @@ fn integer(shape: &Shape, parts: &Parts, i: usize) -> i32 {
         Type::Q8_0 => i32::from(code as u8 as i8),
         Type::IQ1_M => i32::from(shape.kind.point(code % 2048).unwrap()[at]) - 2 * i32::from(code >= 2048),
         Type::IQ1_S => i32::from(shape.kind.point(code).unwrap()[at]) - 2 * i32::from(parts.mins[i / 32]),
+        Type::Q1_0 => 2 * i32::from(code) - 1,
         kind => kind.point(code).map_or(i32::from(code) - i32::from(shape.codes.1), |point| i32::from(point[at])),
     };
     if parts.signs[i / 8] >> (i % 8) & 1 == 1 { -value } else { value }
@@ -161,8 +164,9 @@ fn what_is_read_is_what_was_meant() {
 }
 
 #[test]
-fn every_type_of_blocks_is_among_them() {
-    for (kind, ..) in TYPES.iter().filter(|row| row.0.is_supported() && row.3 > 1) {
+fn every_type_of_ggml_is_among_them() {
+    let types = TYPES.iter().filter(|row| row.0.is_supported() && row.3 > 1);
+    for (kind, ..) in types.filter(|row| !row.0.is_any_width()) {
         assert!(SHAPES.iter().any(|shape| shape.kind == *kind), "{}", kind.name());
     }
     assert!(Type::F32.pack(&Parts::ZERO, &mut [0; 4]).is_err());

@@ -26,8 +26,8 @@ macro_rules! goldens {
 
 /// For each type with blocks, [`BLOCKS`] of them and then the floats that they stand for.
 const GOLDENS: &[(&str, &[u8])] = goldens!(
-    "IQ1_M" "IQ1_S" "IQ2_S" "IQ2_XS" "IQ2_XXS" "IQ3_S" "IQ3_XXS" "IQ4_NL" "IQ4_XS" "MXFP4" "Q2_K" "Q3_K" "Q4_0" "Q4_1"
-    "Q4_K" "Q5_0" "Q5_1" "Q5_K" "Q6_K" "Q8_0" "TQ1_0" "TQ2_0" "Q2_W" "Q3_W" "Q4_W" "Q5_W" "Q6_W" "Q8_W"
+    "IQ1_M" "IQ1_S" "IQ2_S" "IQ2_XS" "IQ2_XXS" "IQ3_S" "IQ3_XXS" "IQ4_NL" "IQ4_XS" "MXFP4" "Q1_0" "Q2_0" "Q2_K" "Q3_K" "Q4_0"
+    "Q4_1" "Q4_K" "Q5_0" "Q5_1" "Q5_K" "Q6_K" "Q8_0" "TQ1_0" "TQ2_0" "Q2_W" "Q3_W" "Q4_W" "Q5_W" "Q6_W" "Q8_W"
 );
 
 /// Rows and activations; too large for a stack.

@@ -1,7 +1,7 @@
-//! Figures in the README come from committed records.
+//! Figures in the documents come from committed records.
 //!
 //! A table of figures stands between `<!-- figures: bench/record/FILE -->` and `<!-- end of figures -->`, and every
-//! number in it is a number of that record, rounded to the places the README shows.
+//! number in it is a number of that record, rounded to the places the document shows.
 
 use super::{Finding, Source};
 
@@ -11,27 +11,34 @@ const END: &str = "<!-- end of figures -->";
 const UNITS: &[&str] = &["ms", "s", "us", "ns", "seconds", "minutes", "tok/s", "tokens/s", "%", "bpw", "GB/s"];
 const BYTES: &[&str] = &["B", "KB", "MB", "GB", "KiB", "MiB", "GiB", "bytes"];
 
-/// Figures of the README that no record holds, and measured figures outside of the markers.
+/// Figures in the tables of documents that no record holds, and the README's measured figures outside of such tables.
 pub(super) fn check(files: &[Source]) -> Vec<Finding> {
-    let Some(readme) = files.iter().find(|file| file.path == "README.md") else { return Vec::new() };
+    let documents = files.iter().filter(|file| file.path.ends_with(".md") && !file.is_in("bench/record/"));
+    documents.flat_map(|document| check_document(document, files)).collect()
+}
+
+fn check_document(document: &Source, files: &[Source]) -> Vec<Finding> {
+    let is_readme = document.path == "README.md";
     let mut findings = Vec::new();
     let mut record: Option<Vec<f64>> = None;
-    for (line_number, line) in readme.lines() {
+    for (line_number, line) in document.lines() {
         if let Some(path) = line.trim().strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(" -->")) {
             let file = files.iter().find(|file| file.path == path && file.is_in("bench/record/"));
             if file.is_none() {
-                findings.push(readme.finding(line_number, format!("there is no record {path}")));
+                findings.push(document.finding(line_number, format!("there is no record {path}")));
             }
             record = Some(file.map_or(Vec::new(), |file| numbers(&file.text).into_iter().map(|(_, n, _)| n).collect()));
         } else if line.trim() == END {
             record = None;
         } else if let (Some(record), true) = (&record, line.starts_with('|')) {
             for (text, number, _) in numbers(line).iter().filter(|(text, number, _)| !holds(record, text, *number)) {
-                findings.push(readme.finding(line_number, format!("{text} ({number}) is no figure of the record")));
+                findings.push(document.finding(line_number, format!("{text} ({number}) is no figure of the record")));
             }
-        } else if let Some((text, _, unit)) = numbers(line).iter().find(|figure| is_measured(figure)) {
+        } else if let (true, Some((text, _, unit))) =
+            (is_readme, numbers(line).iter().find(|&figure| is_measured(figure)))
+        {
             let message = format!("the figure {text} {unit} stands outside the tables that records fill");
-            findings.push(readme.finding(line_number, message));
+            findings.push(document.finding(line_number, message));
         }
     }
     findings
@@ -69,10 +76,21 @@ mod tests {
     use super::*;
 
     fn messages(readme: &str) -> Vec<String> {
+        messages_of("README.md", readme)
+    }
+
+    fn messages_of(path: &str, text: &str) -> Vec<String> {
         let file = |path: &str, text: &str| Source::new(path, text).unwrap_or_else(|finding| panic!("{finding}"));
         let record = "{\"tokens_per_s\": 1234.56, \"peak_mib\": 2.96}";
-        let files = [file("README.md", readme), file("bench/record/a.json", record)];
+        let files = [file(path, text), file("bench/record/a.json", record)];
         check(&files).iter().map(Finding::to_string).collect()
+    }
+
+    #[test]
+    fn tables_of_every_document_are_checked_and_words_of_the_readme_alone() {
+        let text = "It takes 4.7 MiB.\n<!-- figures: bench/record/a.json -->\n| x | 2.97 |\n<!-- end of figures -->\n";
+        let expected = ["docs/a.md:3: 2.97 (2.97) is no figure of the record"];
+        assert_eq!(messages_of("docs/a.md", text), expected);
     }
 
     #[test]

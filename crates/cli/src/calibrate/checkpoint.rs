@@ -1,27 +1,20 @@
 //! The sums of a pass, kept beside the output until that is whole.
 //!
-//! A checkpoint is a GGUF file whose tensors are in F64, so that a calibration that was stopped gives the same bytes as one that
-//! was not. It names the model, the text and the settings by a fingerprint; one of another calibration is not used.
+//! A checkpoint is one line of text and then the sums of each input, in order: squares, and the triangle where it is collected,
+//! as little-endian f64, so that a calibration that was stopped gives the same bytes as one that was not. The line names the model,
+//! the text and the settings by a fingerprint; a checkpoint of anything else is not used. It is read in order and never
+//! mapped, because sums may be most of what fits in memory.
 
+use super::Columns;
 use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::load::host_failure;
-use smidgen_compress::calibration::{Sums, input_name};
+use smidgen_compress::calibration::{Sums, triangle};
 use smidgen_compress::chunks::Chunks;
-use smidgen_core::bytes::Endian;
-use smidgen_core::engine::Input;
-use smidgen_core::gguf::Gguf;
-use smidgen_core::quant::Type;
-use smidgen_host::gguf_write::Header;
-use smidgen_host::image::Image;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
-
-/// The value of `general.type`.
-const GENERAL_TYPE: &str = "smidgen.calibration";
-const FINGERPRINT: &str = "smidgen.calibration.fingerprint";
-const DONE: &str = "smidgen.calibration.chunks_done";
 
 /// What two runs must share for one to go on from the other: the model, the text as it is read, and what is summed. Another
 /// version of this program may find another number for the same; then the work begins again.
@@ -39,18 +32,26 @@ pub(super) fn fingerprint(model: &[u8], chunks: &Chunks<'_>, with_moments: bool,
 
 /// The checkpoint of one pass.
 #[derive(Debug)]
-pub(super) struct Checkpoint {
+pub(super) struct Checkpoint<'a> {
     path: PathBuf,
-    fingerprint: String,
-    context_tokens: usize,
+    fingerprint: u64,
+    chunks: Chunks<'a>,
+    inputs: &'a [Columns],
+    with_moments: bool,
 }
 
-impl Checkpoint {
-    /// That of pass number `pass` over chunks of `context_tokens`, on the way to the file `output`.
-    pub(super) fn new(output: &Path, pass: usize, fingerprint: u64, context_tokens: usize) -> Self {
+impl<'a> Checkpoint<'a> {
+    /// That of pass number `pass` over the `chunks` on the way to the file `output`, which sums these inputs.
+    pub(super) fn new(
+        output: &Path,
+        pass: usize,
+        fingerprint: u64,
+        chunks: Chunks<'a>,
+        (inputs, with_moments): (&'a [Columns], bool),
+    ) -> Self {
         let mut name = output.file_name().unwrap_or_default().to_owned();
         name.push(format!(".pass{}.part", pass + 1));
-        Self { path: output.with_file_name(name), fingerprint: format!("{fingerprint:016x}"), context_tokens }
+        Self { path: output.with_file_name(name), fingerprint, chunks, inputs, with_moments }
     }
 
     /// The file.
@@ -58,60 +59,56 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The inputs that are summed.
+    pub(super) fn inputs(&self) -> &'a [Columns] {
+        self.inputs
+    }
+
+    /// The first line, of which `done` chunks are the last part; it is as long for any number of them.
+    fn line(&self, done: usize) -> String {
+        format!("smidgen calibration {:016x}, chunks done: {done:20}\n", self.fingerprint)
+    }
+
+    /// Bytes of the whole file.
+    fn file_bytes(&self) -> usize {
+        let values = |&(_, columns): &Columns| columns + if self.with_moments { triangle(columns) } else { 0 };
+        self.line(0).len() + self.inputs.iter().map(values).sum::<usize>() * size_of::<f64>()
+    }
+
     /// Writes the sums after `done` chunks.
     pub(super) fn keep(&self, done: usize, sums: &[Sums]) -> Result<(), Failure> {
-        let mut header = Header::new(Endian::Little);
-        header.str("general.type", GENERAL_TYPE.as_bytes());
-        header.str(FINGERPRINT, self.fingerprint.as_bytes());
-        header.u32(DONE, u32::try_from(done).unwrap_or(u32::MAX));
-        let tensors: Vec<(String, &[f64])> = sums.iter().flat_map(tensors).collect();
-        for (name, values) in &tensors {
-            header.tensor(name.as_bytes(), &[values.len() as u64], Type::F64);
-        }
         let written = smidgen_host::atomic::write(&self.path, |out| {
             let mut write = || -> io::Result<()> {
-                header.write(out)?;
-                for (_, values) in &tensors {
-                    values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))?;
-                    header.pad(out, 8 * values.len() as u64)?;
-                }
-                Ok(())
+                out.write_all(self.line(done).as_bytes())?;
+                let mut values = sums.iter().flat_map(|sums| sums.squares().iter().chain(sums.upper()));
+                values.try_for_each(|value| out.write_all(&value.to_le_bytes()))
             };
             write().map_err(|error| smidgen_host::Error::writing(&self.path, &error))
         });
         written.map_err(host_failure)
     }
 
-    /// Fills in the `sums` of an earlier run, and returns how many chunks it did: 0 when there is none that fits.
-    pub(super) fn restore(&self, sums: &mut [Sums]) -> usize {
-        self.open().and_then(|image| self.read(&image, sums)).unwrap_or(0)
-    }
-
-    /// The file's bytes, if there is one.
-    pub(super) fn open(&self) -> Option<Image> {
-        self.path.is_file().then(|| Image::map(&self.path).ok()).flatten()
-    }
-
-    /// As [`Checkpoint::restore`], from the bytes of the file.
-    fn read(&self, bytes: &[u8], sums: &mut [Sums]) -> Option<usize> {
-        let gguf = Gguf::parse(bytes, bytes.len() as u64).ok()?;
-        if gguf.get(FINGERPRINT)?.as_str()? != self.fingerprint.as_bytes() {
+    /// The sums in the file, if it is one of this pass, and how many chunks they are of.
+    pub(super) fn open(&self) -> Option<(usize, Stored)> {
+        let file = File::open(&self.path).ok()?;
+        if file.metadata().ok()?.len() != self.file_bytes() as u64 {
             return None;
         }
-        let done = usize::try_from(gguf.get(DONE)?.as_u64()?).ok()?;
-        let n_tokens = (done as u64).checked_mul(self.context_tokens as u64)?;
-        // All or nothing: looked at before the first is changed.
-        for sums in &*sums {
-            let [squares, upper] = Stored::of(&gguf, sums.input())?.0.map(<[_]>::len);
-            if squares != sums.squares().len() || upper != sums.upper().len() {
-                return None;
-            }
-        }
+        let mut reader = BufReader::new(file);
+        let mut line = vec![0; self.line(0).len()];
+        reader.read_exact(&mut line).ok()?;
+        let done = std::str::from_utf8(&line).ok()?.rsplit(':').next()?.trim().parse().ok()?;
+        (done <= self.chunks.len() && self.line(done).as_bytes() == line).then_some((done, Stored(reader)))
+    }
+
+    /// Fills in the `sums` of an earlier run, and returns how many chunks it did: 0 when there is none.
+    pub(super) fn restore(&self, sums: &mut [Sums]) -> Result<usize, Failure> {
+        let Some((done, mut stored)) = self.open() else { return Ok(0) };
+        let n_tokens = (done * self.chunks.context_tokens()) as u64;
         for sums in sums {
-            let [squares, upper] = Stored::of(&gguf, sums.input())?.0;
-            sums.restore(n_tokens, floats(squares), floats(upper))?;
+            sums.restore(n_tokens, || stored.next()).map_err(|error| Failure::reading(&self.path, &error))?;
         }
-        Some(done)
+        Ok(done)
     }
 
     /// Removes the file, when the output is whole.
@@ -121,34 +118,15 @@ impl Checkpoint {
     }
 }
 
-/// The names of the tensors of one input: sums of squares, and the triangle.
-fn names(input: Input) -> [String; 2] {
-    let name = input_name(input);
-    [format!("{name}.squares"), format!("{name}.upper")]
-}
+/// The sums in a checkpoint, one after the other.
+#[derive(Debug)]
+pub(super) struct Stored(BufReader<File>);
 
-/// The tensors of one input; the triangle only where it is collected.
-fn tensors(sums: &Sums) -> Vec<(String, &[f64])> {
-    let [squares, upper] = names(sums.input());
-    let all = [(squares, sums.squares()), (upper, sums.upper())];
-    all.into_iter().filter(|(_, values)| !values.is_empty()).collect()
-}
-
-/// Sums of squares and triangle of one input, as they lie in the file.
-pub(super) struct Stored<'a>(pub(super) [&'a [[u8; 8]]; 2]);
-
-impl<'a> Stored<'a> {
-    /// Those of `input`; a triangle that is not there is empty.
-    pub(super) fn of(gguf: &Gguf<'a>, input: Input) -> Option<Self> {
-        let [squares, upper] = names(input).map(|name| {
-            let tensor = gguf.tensor(&[&name]).filter(|tensor| tensor.kind == Type::F64)?;
-            gguf.data(&tensor).map(|data| data.as_chunks().0)
-        });
-        Some(Self([squares?, upper.unwrap_or_default()]))
+impl Stored {
+    /// The next one.
+    pub(super) fn next(&mut self) -> io::Result<f64> {
+        let mut bytes = [0; size_of::<f64>()];
+        self.0.read_exact(&mut bytes)?;
+        Ok(f64::from_le_bytes(bytes))
     }
-}
-
-/// The numbers in these bytes.
-pub(super) fn floats(bytes: &[[u8; 8]]) -> impl ExactSizeIterator<Item = f64> {
-    bytes.iter().map(|&bytes| f64::from_le_bytes(bytes))
 }

@@ -1,13 +1,12 @@
 //! Writes the imatrix, input by input, from the checkpoints of all passes.
 
-use super::checkpoint::{Checkpoint, Stored, floats};
-use super::{Columns, Job};
+use super::Job;
+use super::checkpoint::Checkpoint;
 use crate::failure::Failure;
 use crate::load::host_failure;
 use smidgen_compress::calibration::{COUNTS, GENERAL_TYPE, MOMENT, SUMS, input_name, matrices, triangle};
 use smidgen_core::bytes::Endian;
 use smidgen_core::engine::Input;
-use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
 use smidgen_host::Error;
 use smidgen_host::gguf_write::Header;
@@ -16,8 +15,7 @@ use std::io::{self, Write};
 /// The file to be written.
 pub(super) struct Imatrix<'a> {
     pub(super) job: &'a Job<'a>,
-    pub(super) passes: &'a [Vec<Columns>],
-    pub(super) checkpoints: &'a [Checkpoint],
+    pub(super) checkpoints: &'a [Checkpoint<'a>],
     /// Tokens that every input saw.
     pub(super) n_tokens: usize,
 }
@@ -30,8 +28,8 @@ impl Imatrix<'_> {
         let header = self.header(&matrices)?;
         let written = smidgen_host::atomic::write(self.job.output, |out| {
             header.write(out).map_err(|error| Error::writing(self.job.output, &error))?;
-            for (inputs, checkpoint) in self.passes.iter().zip(self.checkpoints) {
-                self.write_pass(&header, &matrices, inputs, checkpoint, out)?;
+            for checkpoint in self.checkpoints {
+                self.write_pass(&header, &matrices, checkpoint, out)?;
             }
             Ok((header.file_bytes(), matrices.len()))
         });
@@ -47,7 +45,7 @@ impl Imatrix<'_> {
         header.strs("imatrix.datasets", &[self.job.corpus.name()]);
         header.u32("imatrix.chunk_count", number(chunks.len()));
         header.u32("imatrix.chunk_size", number(chunks.context_tokens()));
-        for &(input, columns) in self.passes.iter().flatten() {
+        for &(input, columns) in self.checkpoints.iter().flat_map(|checkpoint| checkpoint.inputs()) {
             for (name, _) in matrices.iter().filter(|(_, of)| *of == input) {
                 header.tensor(format!("{name}{SUMS}").as_bytes(), &[columns as u64, 1], Type::F32);
                 header.tensor(format!("{name}{COUNTS}").as_bytes(), &[1, 1], Type::F32);
@@ -65,26 +63,20 @@ impl Imatrix<'_> {
         &self,
         header: &Header,
         matrices: &[(&str, Input)],
-        inputs: &[Columns],
-        checkpoint: &Checkpoint,
+        checkpoint: &Checkpoint<'_>,
         out: &mut dyn Write,
     ) -> Result<(), Error> {
         let lost = || Error::failed(checkpoint.path(), "was changed by somebody else");
-        let image = checkpoint.open().ok_or_else(lost)?;
-        let gguf = Gguf::parse(&image, image.len() as u64).map_err(|_| lost())?;
         let unwritten = |error: io::Error| Error::writing(self.job.output, &error);
-        for &(input, columns) in inputs {
-            let [squares, upper] = Stored::of(&gguf, input).ok_or_else(lost)?.0;
-            let wanted = if self.job.with_moments { triangle(columns) } else { 0 };
-            if squares.len() != columns || upper.len() != wanted {
-                return Err(lost());
-            }
+        let (_, mut stored) = checkpoint.open().ok_or_else(lost)?;
+        for &(input, columns) in checkpoint.inputs() {
+            let squares = (0..columns).map(|_| stored.next()).collect::<io::Result<Vec<f64>>>().map_err(|_| lost())?;
             for _ in matrices.iter().filter(|(_, of)| *of == input) {
-                write_tensor(header, out, floats(squares)).map_err(unwritten)?;
-                write_tensor(header, out, [self.n_tokens as f64].into_iter()).map_err(unwritten)?;
+                write_tensor(header, out, squares.iter().copied().map(Ok)).map_err(unwritten)?;
+                write_tensor(header, out, [Ok(self.n_tokens as f64)].into_iter()).map_err(unwritten)?;
             }
             if self.job.with_moments {
-                write_tensor(header, out, floats(upper)).map_err(unwritten)?;
+                write_tensor(header, out, (0..triangle(columns)).map(|_| stored.next())).map_err(unwritten)?;
             }
         }
         Ok(())
@@ -95,9 +87,9 @@ impl Imatrix<'_> {
 fn write_tensor(
     header: &Header,
     out: &mut dyn Write,
-    mut values: impl ExactSizeIterator<Item = f64>,
+    mut values: impl ExactSizeIterator<Item = io::Result<f64>>,
 ) -> io::Result<()> {
-    let n_bytes = 4 * values.len() as u64;
-    values.try_for_each(|value| out.write_all(&(value as f32).to_le_bytes()))?;
+    let n_bytes = size_of::<f32>() as u64 * values.len() as u64;
+    values.try_for_each(|value| out.write_all(&(value? as f32).to_le_bytes()))?;
     header.pad(out, n_bytes)
 }

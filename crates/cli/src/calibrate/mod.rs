@@ -90,12 +90,14 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     load::check_ram(job.engine.ram, &budget)?;
 
     let fingerprint = checkpoint::fingerprint(job.source.bytes(), &chunks, job.with_moments, &engine);
-    let checkpoint = |pass| Checkpoint::new(job.output, pass, fingerprint, chunks.context_tokens());
-    let checkpoints: Vec<Checkpoint> = (0..passes.len()).map(checkpoint).collect();
+    let numbered = passes.iter().enumerate();
+    let checkpoints: Vec<Checkpoint<'_>> = numbered
+        .map(|(pass, inputs)| Checkpoint::new(job.output, pass, fingerprint, chunks, (inputs, job.with_moments)))
+        .collect();
     let n_resumed = load::with_session(job.source, &engine, &SamplingArgs::GREEDY, began, |session| {
-        collect(job, session, &passes, &checkpoints)
+        collect(job, session, &checkpoints)
     })?;
-    let file = imatrix::Imatrix { job, passes: &passes, checkpoints: &checkpoints, n_tokens };
+    let file = imatrix::Imatrix { job, checkpoints: &checkpoints, n_tokens };
     let (file_bytes, n_matrices) = file.write()?;
     checkpoints.iter().for_each(Checkpoint::remove);
     Ok(Summary {
@@ -106,7 +108,7 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
         n_tokens,
         n_passes: passes.len(),
         n_resumed,
-        planned_bytes: budget.total(),
+        planned_bytes: budget.total().max(job.corpus.reading_bytes()),
     })
 }
 
@@ -153,20 +155,16 @@ fn passes(inputs: &[Columns], with_moments: bool, room: Option<u64>) -> Vec<Vec<
 }
 
 /// Runs every pass to its end, and returns how many chunks were in checkpoints already.
-fn collect(
-    job: &Job<'_>,
-    session: &mut Session<'_>,
-    passes: &[Vec<Columns>],
-    checkpoints: &[Checkpoint],
-) -> Result<usize, Failure> {
+fn collect(job: &Job<'_>, session: &mut Session<'_>, checkpoints: &[Checkpoint<'_>]) -> Result<usize, Failure> {
     let chunks = job.corpus.chunks()?;
     let (interrupt, bar) = (Interrupt::watch()?, Bar::new());
     let guard = interrupt.guard();
     let mut n_resumed = 0;
-    bar.begin("calibrating", (passes.len() * chunks.len()) as u64);
-    for (inputs, checkpoint) in passes.iter().zip(checkpoints) {
-        let mut collector = Collector::new(inputs, job.with_moments, session.settings.isa, session.workers);
-        let done = checkpoint.restore(collector.sums_mut());
+    bar.begin("calibrating", (checkpoints.len() * chunks.len()) as u64);
+    for checkpoint in checkpoints {
+        let (isa, workers) = (session.settings.isa, session.workers);
+        let mut collector = Collector::new(checkpoint.inputs(), job.with_moments, isa, workers);
+        let done = checkpoint.restore(collector.sums_mut())?;
         n_resumed += done;
         bar.advance(done as u64);
         let stopped = run_pass(job, session, &mut collector, (done, checkpoint), &bar, &guard)?;
@@ -190,7 +188,7 @@ fn run_pass(
     job: &Job<'_>,
     session: &mut Session<'_>,
     collector: &mut Collector<'_>,
-    (mut done, checkpoint): (usize, &Checkpoint),
+    (mut done, checkpoint): (usize, &Checkpoint<'_>),
     bar: &Bar,
     guard: &Guard<'_>,
 ) -> Result<Option<usize>, Failure> {

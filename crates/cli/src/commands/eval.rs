@@ -190,7 +190,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         Some(base) => load::with_session(base, &exact, sampling, began, |base| measure(session, Some(base), &corpus)),
         None => measure(session, None, &corpus),
     })?;
-    let mut report = Report::new(&source, base.as_ref(), &corpus, &measured, budget.total(), began)?;
+    let planned_bytes = budget.total().max(corpus.reading_bytes());
+    let mut report = Report::new(&source, base.as_ref(), &corpus, &measured, planned_bytes, began)?;
     report.missed = flags.targets.missed(&report);
     match flags.json {
         true => report::json(stdout, &report)?,

@@ -26,15 +26,21 @@ impl<'a> Rounding<'a> {
         Rounding { known, factor: Mutex::new(None) }
     }
 
-    /// The factor of the moment of `input`.
-    fn factor(&self, input: Input, moment: &Moment<'_>) -> Option<Arc<Factor>> {
+    /// The factor of the moment of `input`, of the embedding or of another matrix.
+    fn factor(&self, input: Input, moment: &Moment<'_>, is_embedding: bool) -> Option<Arc<Factor>> {
         let mut last = self.factor.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((_, factor)) = last.as_ref().filter(|(known, _)| *known == input) {
             return Some(Arc::clone(factor));
         }
         // Of two factors, one has to go before the other is made.
         *last = None;
-        let factor = Arc::new(Factor::new(&moment.square(), moment.columns())?);
+        let (mut square, n) = (moment.square(), moment.columns());
+        if is_embedding {
+            // The rows of an embedding are also read as they are, where every column matters alike.
+            let mean = (0..n).map(|i| square[i * n + i]).sum::<f32>() / n as f32;
+            (0..n).for_each(|i| square[i * n + i] += mean);
+        }
+        let factor = Arc::new(Factor::new(&square, n)?);
         *last = Some((input, Arc::clone(&factor)));
         Some(factor)
     }
@@ -44,8 +50,10 @@ impl Encode for Rounding<'_> {
     fn begin(&self, subject: &Path, tensor: &TensorInfo, kind: Type) -> Result<Box<dyn EncodeRows + '_>, Error> {
         let name = tensor.shown();
         let n_columns = tensor.n_columns() as usize;
-        if let Some(moment) = self.known.and_then(|known| known.moment(&name)).filter(|_| encoder(kind).is_some()) {
-            let factor = input_of(&name).and_then(|input| self.factor(input, &moment));
+        // An embedding is multiplied with something only where it is the output matrix too, and has an importance then.
+        let known = self.known.filter(|known| encoder(kind).is_some() && known.importance(&name).is_some());
+        if let Some(moment) = known.and_then(|known| known.moment(&name)) {
+            let factor = input_of(&name).and_then(|input| self.factor(input, &moment, name == EMBEDDING));
             let factor = factor.ok_or_else(|| {
                 Error::bad(subject, format!("tensor '{name}': the second moment of its input is not finite"))
             })?;

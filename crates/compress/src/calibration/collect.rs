@@ -67,22 +67,16 @@ impl Sums {
         (!self.upper.is_empty() && self.n_tokens > 0).then_some(Moment { columns: self.columns, n_tokens, upper })
     }
 
-    /// Goes on from sums of `n_tokens` that were kept: `squares` and `upper` replace those here.
+    /// Goes on from sums of `n_tokens` that were kept: `next` gives the squares, and then the triangle if it is collected.
     ///
-    /// Gives `None`, and changes nothing, when they are of another length.
-    pub fn restore(
-        &mut self,
-        n_tokens: u64,
-        squares: impl ExactSizeIterator<Item = f64>,
-        upper: impl ExactSizeIterator<Item = f64>,
-    ) -> Option<()> {
-        if squares.len() != self.squares.len() || upper.len() != self.upper.len() {
-            return None;
-        }
+    /// # Errors
+    /// The first of `next`; some sums have been replaced then.
+    pub fn restore<E>(&mut self, n_tokens: u64, mut next: impl FnMut() -> Result<f64, E>) -> Result<(), E> {
         self.n_tokens = n_tokens;
-        self.squares.iter_mut().zip(squares).for_each(|(sum, kept)| *sum = kept);
-        self.upper.iter_mut().zip(upper).for_each(|(sum, kept)| *sum = kept);
-        Some(())
+        for sum in self.squares.iter_mut().chain(&mut self.upper) {
+            *sum = next()?;
+        }
+        Ok(())
     }
 
     /// Adds the rows of `x`, (tokens, columns).

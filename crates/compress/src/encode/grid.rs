@@ -371,3 +371,52 @@ const fn shifted(shift: Shift) -> Points {
 
 pub(super) static IQ1_S: Scaled<Points> = superblock(shifted(Shift::OfPart), 32, 8, 0.125);
 pub(super) static IQ1_M: Scaled<Points> = superblock(shifted(Shift::OfGroup), 16, 8, 0.125);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the best choice of points and signs costs, all of them tried.
+    fn least_cost(points: &Points, scale: f32, values: &[f32], importance: &[f32]) -> f32 {
+        let cost = |x: f32, w: f32, q: f32| w * (x - scale * q) * (x - scale * q);
+        let n_dims = points.grid.n_dims;
+        // For an even and for an odd number of signs that are not those of the weights.
+        let mut total = [0.0, f32::INFINITY];
+        for (x, w) in values.chunks(n_dims).zip(importance.chunks(n_dims)) {
+            let mut least = [f32::INFINITY; 2];
+            for point in &points.grid.coordinates {
+                for flips in 0..1u32 << n_dims {
+                    let flip = |i: usize| if flips >> i & 1 == 1 { -1.0 } else { 1.0 };
+                    let sum = (0..n_dims).map(|i| cost(x[i].abs() * flip(i), w[i], point[i])).sum::<f32>();
+                    let least = &mut least[flips.count_ones() as usize % 2];
+                    *least = least.min(sum);
+                }
+            }
+            total = [(total[0] + least[0]).min(total[1] + least[1]), (total[0] + least[1]).min(total[1] + least[0])];
+        }
+        let odd = values.iter().filter(|x| **x < 0.0).count() % 2;
+        if points.signs == Signs::Even { total[odd] } else { total[0].min(total[1]) }
+    }
+
+    #[test]
+    fn the_nearest_point_is_the_nearest() {
+        let mut state = 9u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32
+        };
+        for format in [&IQ2_XXS, &IQ2_XS, &IQ3_XXS, &IQ3_S] {
+            let points = &format.book;
+            for _ in 0..12 {
+                let values: Vec<f32> = (0..points.group).map(|_| 60.0 * (number() - 0.5) * (2.0 * number())).collect();
+                let importance: Vec<f32> = (0..points.group).map(|_| 0.1 + number().powi(3) * 9.0).collect();
+                let scale = points.targets[4].recip() * 30.0;
+                let (got, want) =
+                    (points.pick(0.0, scale, &values, &importance), least_cost(points, scale, &values, &importance));
+                assert!((got.cost - want).abs() <= 1e-4 * want, "{} instead of {want} for {values:?}", got.cost);
+                let q = values.iter().zip(&importance).zip(got.q).map(|((x, w), q)| w * (x - scale * q).powi(2));
+                assert!((q.sum::<f32>() - want).abs() <= 1e-4 * want, "the integers cost what was said");
+            }
+        }
+    }
+}

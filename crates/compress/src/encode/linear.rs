@@ -1,4 +1,4 @@
-//! Formats whose integers lie evenly: Q4_0, Q5_0 and Q8_0, with one scale to a block, and Q3_K and Q6_K, with one to
+//! Formats whose integers lie evenly: Q2_0, Q4_0, Q5_0 and Q8_0, with one scale to a block, and Q3_K and Q6_K, with one to
 //! each 16 weights.
 
 use super::scaled::{Codebook, Measure, Scaled, Scales, targets};
@@ -73,6 +73,11 @@ static FIVE_BITS: [f32; 17] = targets(16.0, 13.9, 16.6);
 static SIX_BITS: [f32; 13] = targets(32.0, 30.4, 32.6);
 static EIGHT_BITS: [f32; 9] = targets(128.0, 126.4, 128.6);
 
+static TWO_BITS: [f32; 25] = targets(1.0, 1.1, 4.5);
+
+/// The integers -1, 0, 1 and 2.
+pub(super) static Q2_0: Scaled<Linear> =
+    Scaled { len: 64, part: 64, ..block(Linear { low: -1.0, high: 2.0, zero: 1, targets: &TWO_BITS }) };
 pub(super) static Q4_0: Scaled<Linear> = block(Linear::signed(4, &FOUR_BITS));
 pub(super) static Q5_0: Scaled<Linear> = block(Linear::signed(5, &FIVE_BITS));
 pub(super) static Q8_0: Scaled<Linear> = block(Linear { zero: 0, ..Linear::signed(8, &EIGHT_BITS) });

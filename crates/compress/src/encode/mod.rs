@@ -126,6 +126,8 @@ pub fn encoder(kind: Type) -> Option<&'static dyn Encoder> {
         Type::IQ1_M => &grid::IQ1_M,
         Type::IQ1_S => &grid::IQ1_S,
         Type::TQ1_0 | Type::TQ2_0 => &ternary::TERNARY,
+        Type::Q1_0 => &ternary::Q1_0,
+        Type::Q2_0 => &linear::Q2_0,
         _ => return None,
     })
 }
@@ -136,7 +138,7 @@ pub fn can_write(kind: Type) -> bool {
 }
 
 /// Whether `kind` leaves so little room that it is not worth writing without knowing which weights matter: types below
-/// four bits whose points are few. Ternary types are left out, being for weights that are ternary already.
+/// four bits whose points are few. Those for weights that are of one or two bits already are left out.
 pub fn needs_calibration(kind: Type) -> bool {
     use Type::*;
     matches!(kind, Q2_K | IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | Q2_W)
@@ -227,7 +229,10 @@ pub fn quantize_rows(
             rounded.iter_mut().zip(values).for_each(|(rounded, value)| *rounded = gain * value);
             encoder.fit(rounded, importance, &mut parts);
             encoder.round_block(&mut parts, rounded, importance, None);
-            restore_size(&mut parts, values, rounded, importance);
+            // In Q1_0 nothing lies between codes, and models that are made for it are as large as they should be.
+            if kind != Type::Q1_0 {
+                restore_size(&mut parts, values, rounded, importance);
+            }
             kind.pack(&parts, bytes).map_err(|_| EncodeError::Unsupported(kind))?;
             column += values.len();
         }

@@ -68,6 +68,17 @@ fn deserves_more(layer: u64, n_layers: u64) -> bool {
     layer < eighth || layer >= 7 * n_layers / 8 || (layer - eighth) % 3 == 2
 }
 
+/// What the embedding and the output matrix get. In a tied model they meet every token twice; `docs/any-width-study.md` has what
+/// their bits are worth.
+fn two_bits_more(kind: Type) -> Type {
+    match kind {
+        Type::Q2_W => Type::Q4_W,
+        Type::Q3_W => Type::Q5_W,
+        Type::Q4_W => Type::Q6_W,
+        _ => Type::Q8_W,
+    }
+}
+
 /// The number of the next one, counted from 0.
 fn count(seen: &mut u64) -> u64 {
     *seen += 1;
@@ -99,6 +110,10 @@ impl<'a> Rules<'a> {
             return self.recipe.base;
         }
         let role = role(&tensor.name);
+        if mixture == Mixture::AnyWidth {
+            let is_end = matches!(role, Role::Output | Role::Embedding);
+            return if is_end { two_bits_more(self.recipe.base) } else { self.recipe.base };
+        }
         if role == Role::Output || (role == Role::Embedding && tied) {
             return self.output(tensor.n_columns);
         }

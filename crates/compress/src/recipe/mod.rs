@@ -46,6 +46,8 @@ enum Mixture {
     Plain,
     /// One type for every matrix: what has no counterpart in llama.cpp.
     Uniform,
+    /// One of our types, with two bits more for the embedding and the output matrix.
+    AnyWidth,
     Q2_K,
     Q2_K_S,
     Q3_K_M,
@@ -79,7 +81,11 @@ const fn row(name: &'static str, base: Type, mixture: Mixture, file_type: u32) -
     Recipe { name, base, mixture, file_type: Some(file_type) }
 }
 
-/// llama.cpp's recipes, with its numbers for them (`enum llama_ftype`).
+const fn ours(name: &'static str, base: Type) -> Recipe {
+    Recipe { name, base, mixture: Mixture::AnyWidth, file_type: None }
+}
+
+/// llama.cpp's recipes, with its numbers for them (`enum llama_ftype`), and ours.
 #[rustfmt::skip]
 const RECIPES: &[Recipe] = &[
     row("F32",       Type::F32,     Mixture::Uniform, 0),
@@ -115,6 +121,11 @@ const RECIPES: &[Recipe] = &[
     row("TQ1_0",     Type::TQ1_0,   Mixture::Ternary, 36),
     row("TQ2_0",     Type::TQ2_0,   Mixture::Ternary, 37),
     row("MXFP4_MOE", Type::MXFP4,   Mixture::Experts, 38),
+    ours("Q2_W",     Type::Q2_W),
+    ours("Q3_W",     Type::Q3_W),
+    ours("Q4_W",     Type::Q4_W),
+    ours("Q5_W",     Type::Q5_W),
+    ours("Q6_W",     Type::Q6_W),
 ];
 
 /// Names that llama.cpp understands too, for the type they are mostly of.

@@ -18,6 +18,8 @@ mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -46,6 +48,8 @@ pub(crate) use iq3_xxs::IQ3_XXS;
 pub(crate) use iq4_nl::IQ4_NL;
 pub(crate) use iq4_xs::IQ4_XS;
 pub(crate) use mxfp4::MXFP4;
+pub(crate) use q1_0::Q1_0;
+pub(crate) use q2_0::Q2_0;
 pub(crate) use q2_k::Q2_K;
 pub(crate) use q3_k::Q3_K;
 pub(crate) use q4_0::Q4_0;
@@ -138,7 +142,7 @@ pub(crate) use with_one_of;
 macro_rules! with_format {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
         $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
-            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 Q1_0 Q2_0
             Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
     };
 }
@@ -148,7 +152,7 @@ pub(crate) use with_format;
 macro_rules! with_packer {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
         with_one_of!($kind, $F => $body, _ => $other, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
-            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4
+            Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 Q1_0 Q2_0
             Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
     };
 }
@@ -211,6 +215,9 @@ pub enum Type {
     TQ1_0,
     TQ2_0,
     MXFP4,
+    NVFP4,
+    Q1_0,
+    Q2_0,
     Q2_W,
     Q3_W,
     Q4_W,
@@ -260,6 +267,9 @@ pub const TYPES: &[Row] = &[
     (Type::TQ1_0,   34, "TQ1_0",   256,  54),
     (Type::TQ2_0,   35, "TQ2_0",   256,  66),
     (Type::MXFP4,   39, "MXFP4",    32,  17),
+    (Type::NVFP4,   40, "NVFP4",    64,  36),
+    (Type::Q1_0,    41, "Q1_0",    128,  18),
+    (Type::Q2_0,    42, "Q2_0",     64,  18),
     // Ours, numbered far from ggml's.
     (Type::Q2_W, OURS + 2, "Q2_W",  64,  17),
     (Type::Q3_W, OURS + 3, "Q3_W",  64,  25),

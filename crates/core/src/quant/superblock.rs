@@ -1,5 +1,5 @@
-//! What the formats of 256-value superblocks share: eight blocks of 32 integers, whose own scales are small integers
-//! too.
+//! What the formats of superblocks share: eight blocks of 32 integers, in two formats fewer, whose own scales are small
+//! integers too.
 //!
 //! A weight is `(d * scale) * weight`, and in formats with minimums `(d * scale) * weight - dmin * min`, where `d` and
 //! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
@@ -9,9 +9,9 @@ use super::{Activation, TILE, Tile};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Scalar, Simd};
 
-/// Values in a superblock.
+/// Values in a superblock of eight blocks.
 pub(super) const SUPERBLOCK: usize = 256;
-/// Blocks in a superblock.
+/// Blocks in a superblock of most formats.
 pub(super) const BLOCKS: usize = SUPERBLOCK / BLOCK;
 
 /// Halves of blocks in a superblock, each with a scale of its own.
@@ -19,6 +19,8 @@ pub(super) const HALVES: usize = 2 * BLOCKS;
 
 /// A format of superblocks; `N` bytes to each.
 pub(super) trait Superblock<const N: usize> {
+    /// Blocks in a superblock, at most [`BLOCKS`].
+    const N_BLOCKS: usize = BLOCKS;
     /// A power of two: `d` is the stored scale times it.
     const FACTOR: f32 = 1.0;
     /// Whether all weights are 0 to 127.
@@ -80,7 +82,7 @@ pub(super) fn put_words(words: impl Iterator<Item = u16>, out: &mut [u8]) {
 
 /// Reads whole superblocks, with the float operations of ggml in their order.
 pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut [f32]) {
-    for (superblock, values) in row.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<SUPERBLOCK>().0) {
+    for (superblock, values) in row.as_chunks::<N>().0.iter().zip(out.chunks_exact_mut(F::N_BLOCKS * BLOCK)) {
         let d = f16_to_f32(F::scale(superblock)) * F::FACTOR;
         let dmin = F::MIN_AT.map(|at| f16_to_f32(half_at(superblock, at)));
         let (scales, mins) = (F::scales(superblock), F::mins(superblock));
@@ -117,30 +119,33 @@ impl<F: Superblock<N>, const N: usize> Tile<F> for Rows<N> {
     ) {
         let n_superblocks = rows[0].len() / N;
         let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_superblocks]);
-        let q = activations.map(|a| &a.q.as_chunks::<BLOCKS>().0[..n_superblocks]);
-        let activation_scales = activations.map(|a| &a.scale.as_chunks::<BLOCKS>().0[..n_superblocks]);
-        let sums = activations.map(|a| &a.sum.as_chunks::<BLOCKS>().0[..n_superblocks]);
+        let n_blocks = n_superblocks * F::N_BLOCKS;
+        let q = activations.map(|a| &a.q[..n_blocks]);
+        let activation_scales = activations.map(|a| &a.scale[..n_blocks]);
+        let sums = activations.map(|a| &a.sum[..n_blocks]);
+        let superblocks_at = |index: usize| -> [&[u8; N]; TILE] { core::array::from_fn(|r| &rows[r][index]) };
         let mut totals = [s.rows_splat(0.0); T];
         for index in 0..n_superblocks {
-            let superblocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][index]);
+            let superblocks = superblocks_at(index);
             let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
             let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
             let scales = superblocks.map(|superblock| s.scales(&F::scales(superblock)));
             let mins = superblocks.map(F::mins);
-            for block in 0..BLOCKS {
+            for block in 0..F::N_BLOCKS {
+                let at = index * F::N_BLOCKS + block;
                 let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
                 let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
                 for t in 0..T {
-                    let q = &q[t][index][block];
+                    let q = &q[t][at];
                     let a = s.bytes(&q.map(|q| q as u8));
                     let products = core::array::from_fn(|r| match F::UNSIGNED {
                         true => s.dot_u7_scaled(weights[r], a, scales[r], block),
                         false => s.dot_i8_scaled(weights[r], a, scales[r], block),
                     });
-                    let scale = s.rows_splat(activation_scales[t][index][block]);
+                    let scale = s.rows_splat(activation_scales[t][at]);
                     totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));
                     if let Some(dmin) = dmin {
-                        let sum = sums[t][index][block];
+                        let sum = sums[t][at];
                         let below = if F::MINS_PER_BLOCK == 1 {
                             s.rows_mul(min(0), s.rows_splat(-sum as f32))
                         } else {
