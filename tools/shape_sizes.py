@@ -22,26 +22,10 @@ SHAPES = [
     ("SmolLM-135M", "llama", "starcoder", 30, 576, 1536, 9, 3, 2048),
     ("GPT-2 124M", "gpt2", "gpt-2", 12, 768, 3072, 12, 12, 1024),
 ]
+# What is asked of each.
 RUNS = {
-    "SmolLM-135M": [
-        ["Q2_W", "--pure"],
-        ["Q2_W", "--pure", "--embedding-type", "Q4_W"],
-        ["Q3_W", "--pure"],
-        ["Q4_W", "--pure"],
-        ["Q8_W", "--pure"],
-        ["Q2_K", "--fallback", "llama"],
-        ["Q4_K_M", "--fallback", "llama"],
-    ],
-    "GPT-2 124M": [
-        ["Q2_W", "--pure"],
-        ["Q2_W", "--pure", "--embedding-type", "Q3_W"],
-        ["Q4_W", "--pure"],
-        ["Q4_W", "--pure", "--embedding-type", "Q3_W"],
-        ["Q4_W", "--pure", "--embedding-type", "Q2_W"],
-        ["Q8_W", "--pure"],
-        ["Q2_K"],
-        ["Q4_K_M"],
-    ],
+    "SmolLM-135M": ["Q2_W", "Q2_W --pure", "Q3_W", "Q4_W", "Q8_W", "Q2_K --fallback llama", "Q4_K_M --fallback llama"],
+    "GPT-2 124M": ["Q2_W", "Q2_W --pure", "Q3_W", "Q4_W --pure", "Q4_W --embedding-type Q2_W", "Q8_W", "Q2_K", "Q4_K_M"],
 }
 
 
@@ -113,14 +97,13 @@ def main():
             path = Path(folder) / f"{arch}.gguf"
             n_weights = write(path, data / f"tok/ggml-vocab-{vocabulary}.gguf", arch, *shape)
             for options in RUNS[name]:
-                kind, *rest = options
-                command = [program, "quantize", path, kind, "--dry-run", "--json", *rest]
+                command = [program, "quantize", path, *options.split(), "--dry-run", "--json"]
                 run = subprocess.run(command, capture_output=True, text=True)
                 if run.returncode:
                     sys.exit(run.stderr)
                 said = json.loads(run.stdout)
                 rows.append({
-                    "shape": name, "weights": n_weights, "asked": " ".join(options), "bytes": said["bytes"],
+                    "shape": name, "weights": n_weights, "asked": options, "bytes": said["bytes"],
                     "megabytes": round(said["bytes"] / 1e6, 1), "bits_per_weight": round(said["bits_per_weight"], 3),
                     "types": {kind: part["n_tensors"] for kind, part in said["types"].items()},
                 })
