@@ -63,6 +63,18 @@ fn without_importances_types_of_32_weights_are_ggmls() {
     }
 }
 
+/// The `gguf` package writes the same bytes for weights of three values.
+#[test]
+fn weights_of_three_values_are_ggmls() {
+    let rows = floats("ternary.f32");
+    for kind in [Type::TQ1_0, Type::TQ2_0] {
+        let want = data(&format!("{}.bin", kind.name()));
+        let mut got = vec![0; want.len()];
+        quantize_rows(kind, &rows, 256, None, &mut got).unwrap();
+        assert!(got == want, "{}", kind.name());
+    }
+}
+
 #[test]
 fn a_block_is_read_as_rounding_said() {
     let (rows, importance) = (floats("rows.f32"), floats("importance.f32"));
