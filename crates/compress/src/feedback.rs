@@ -96,7 +96,7 @@ fn dot(one: &[f64], other: &[f64]) -> f64 {
 /// Floats, which have nothing to choose, are written as core writes them.
 ///
 /// # Errors
-/// As [`encode::quantize_rows`](crate::encode::quantize_rows); then `out` may be partly written.
+/// As [`encode::quantize_rows`]; then `out` may be partly written.
 ///
 /// # Panics
 /// When `rows` are not whole rows of the factor's columns, or `out` has not the bytes of as many.

@@ -189,7 +189,7 @@ impl std::error::Error for EncodeError {}
 ///
 /// `importance` is one number for each column, the mean square of what the column is multiplied with. Without it, floats
 /// and the types of 32 weights are written as ggml writes them, byte for byte, and others as if a weight's importance grew
-/// with it (see [`presumed`]). An embedding, which nothing is multiplied with, may be given ones.
+/// with it: the mean square of its block plus its own. An embedding, which nothing is multiplied with, may be given ones.
 ///
 /// # Errors
 /// What [`EncodeError`] says; then `out` may be partly written.
