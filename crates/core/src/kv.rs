@@ -142,7 +142,8 @@ fn store_q4(values: &[f32], out: &mut [u8]) {
         let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
         let (head, nibbles) = out.split_at_mut(2);
         head.copy_from_slice(&half.to_le_bytes());
-        let code = |v: f32| (crate::quant::round_to_i8((v * inverse).clamp(-8.0, 7.0)) + 8) as u8;
+        // A NaN rounds to anything; the scale has kept it.
+        let code = |v: f32| crate::quant::round_to_i8((v * inverse).clamp(-8.0, 7.0)).wrapping_add(8) as u8 & 15;
         for (byte, pair) in nibbles.iter_mut().zip(values.chunks(2)) {
             *byte = code(pair[0]) | pair.get(1).map_or(0, |&v| code(v)) << 4;
         }
@@ -229,6 +230,25 @@ mod tests {
                 lanes[..n].to_vec()
             })
             .collect()
+    }
+
+    /// So that it reaches the logits, where it is noticed.
+    #[test]
+    fn not_a_number_is_not_lost() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for kind in [CacheType::Q8_0, CacheType::Q4_0] {
+                let mut bytes = vec![0; kind.row_bytes(LANES)];
+                let mut values = [0.5; LANES];
+                values[5] = wrong;
+                Cache::new(&mut bytes, kind, 1, 1, LANES).store(0, 0, &values);
+                let values = if kind == CacheType::Q8_0 {
+                    read::<CacheQ8>(&bytes, LANES)
+                } else {
+                    read::<CacheQ4>(&bytes, LANES)
+                };
+                assert!(values.iter().any(|value| !value.is_finite()), "{}: {values:?}", kind.name());
+            }
+        }
     }
 
     /// Head widths at the seams of lanes and blocks.
