@@ -13,11 +13,9 @@ is the mean KL divergence from the f32 model in nats, on stories that the calibr
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, astuple, dataclass, replace
@@ -27,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from any_width import page
+from record import make_record
 
 SHARES = 4  # Parts of the work on each model, so that two processes end at about the same time.
 EMBEDDING = "lm_head"  # One table is embedding and output in all three models.
@@ -176,16 +175,14 @@ def study(data, program, n_processes, notes):
             "kl_geometric_mean": round(float(np.exp(np.mean([np.log(row["kl_mean"]) for row in rows]))), 7),
             "models": [{key: row[key] for key in page.MODEL_FIELDS} for row in rows],
         })  # fmt: skip
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    return {
-        "command": "OMP_NUM_THREADS=1 python tools/any_width_study.py --data ../shared/data --program "
-        f"target/debug/smidgen --processes {n_processes}",
-        "commit": commit, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{cpu}, {os.cpu_count()} cores, {memory} GiB, {platform.system()} {platform.release()}",
-        "results": results,
-    }  # fmt: skip
+    command = (
+        "OMP_NUM_THREADS=1 python tools/any_width_study.py --data ../shared/data --program "
+        f"target/debug/smidgen --processes {n_processes}"
+    )
+    machine = f"{cpu}, {os.cpu_count()} cores, {memory} GiB, {platform.system()} {platform.release()}"
+    return make_record(command, machine, results)
 
 
 def main():

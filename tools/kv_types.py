@@ -6,12 +6,13 @@
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
 import subprocess
 import sys
+
+from record import show
 
 EXACT = "f32"
 TYPES = ["f16", "q8_0", "q4_0"]
@@ -50,16 +51,11 @@ def main():
             result["tokens"] = report["tokens"]
             results.append(result)
             print(json.dumps(result), file=sys.stderr)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    record = {
-        "command": "python3 tools/kv_types.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
-        f" ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m --chunks {arguments.chunks}",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, one core",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = (
+        "python3 tools/kv_types.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
+        f" ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m --chunks {arguments.chunks}"
+    )
+    show(command, f"{platform.machine()}, one core", results)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ A ratio is our error over ggml's, of all the matrices of a model together and of
 
 import argparse
 import ctypes
-import datetime
 import json
 import platform
 import resource
@@ -28,6 +27,7 @@ import gguf
 import llama_cpp
 import numpy
 from quant_goldens import read
+from record import show
 
 TYPES = [
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_S",
@@ -171,15 +171,8 @@ def main():
             row, speed = compare(options, library, kind, matrices, numpy.random.default_rng(1))
             results.append({"type": name, "model": model, **row, "million_weights_per_cpu_s": round(speed, 2)})
             print(results[-1], file=sys.stderr)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record = {
-        "command": "python tools/llama_cpp_encoders.py " + " ".join(sys.argv[1:]),
-        "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, one core, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/llama_cpp_encoders.py " + " ".join(sys.argv[1:])
+    show(command, f"{platform.machine()}, one core, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ the sums of llama.cpp are written as an imatrix of its format, which is how test
 
 import argparse
 import ctypes
-import datetime
-import json
 import os
 import platform
 import subprocess
@@ -24,6 +22,7 @@ import tempfile
 import gguf
 import llama_cpp
 import numpy as np
+from record import show
 
 
 class Tensor(ctypes.Structure):
@@ -182,17 +181,12 @@ def main():
             result["mean_relative_difference_of_sums"] = float(f"{mean:.2g}")
             result["changed_by_imatrix"] = changed_by_imatrix(path, ours, our_counts, directory)
             results.append(result)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    record = {
-        "command": "python tools/llama_cpp_imatrix.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
+    command = (
+        "python tools/llama_cpp_imatrix.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
         " models/tales.gguf stories260K.gguf tales-3m.gguf (the latter two by smidgen convert)"
-        f" --chunks {arguments.chunks}",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+        f" --chunks {arguments.chunks}"
+    )
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ judge of all of them is `transformers` (crates/host/tests/goldens.rs).
 """
 
 import ctypes
-import datetime
-import json
 import os
 import platform
 import subprocess
@@ -21,6 +19,7 @@ import tempfile
 
 import llama_cpp
 import numpy as np
+from record import show
 
 IDS = [1, 22, 7, 30, 5, 99, 44, 3, 17, 60, 12, 8]
 
@@ -78,15 +77,8 @@ def main():
                 result["largest_difference"] = float(f"{np.abs(ours - theirs).max():.2g}")
                 result["largest_logit"] = float(f"{np.abs(theirs).max():.3g}")
             results.append(result)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    record = {
-        "command": "python tools/llama_cpp_parity.py target/release/smidgen testdata/hf/* ../shared/data/hf/*",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/llama_cpp_parity.py target/release/smidgen testdata/hf/* ../shared/data/hf/*"
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ With `--golden`, prints only what llama.cpp says of GGUF files: the figures that
 
 import argparse
 import ctypes
-import datetime
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ import tempfile
 
 import llama_cpp
 import numpy as np
+from record import show
 
 
 class Peer:
@@ -165,17 +165,12 @@ def main():
                 result["perplexity_difference_percent"] = float(f"{100 * difference:.2g}")
                 results.append(result)
                 print(json.dumps(result), file=sys.stderr)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    record = {
-        "command": "python tools/llama_cpp_perplexity.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
+    command = (
+        "python tools/llama_cpp_perplexity.py target/release/smidgen ../shared/data/text/tinystories-valid.txt"
         " models/tales.gguf ../shared/data/gguf/stories260K-v1-f32.gguf ../shared/data/hf/tales-3m"
-        + (f" --chunks {n_chunks}" if n_chunks else ""),
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+        + (f" --chunks {n_chunks}" if n_chunks else "")
+    )
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

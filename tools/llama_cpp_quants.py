@@ -12,8 +12,6 @@ those of tools/quant_goldens.py.
 """
 
 import ctypes
-import datetime
-import json
 import platform
 import subprocess
 import sys
@@ -24,6 +22,7 @@ import gguf
 import llama_cpp
 import numpy
 from llama_cpp_parity import IDS, our_logits, peer_logits
+from record import show
 
 N_LAYERS, N_EMBD, N_FF, N_HEADS, N_KV_HEADS, N_VOCAB = 2, 512, 1024, 8, 4, 512
 MIXTURES = [
@@ -109,15 +108,8 @@ def main():
             error = lambda logits: float(f"{numpy.sqrt(numpy.mean((logits - truth) ** 2)) / size:.2g}")
             errors = {"smidgen_error": error(ours), "llama_cpp_error": error(peers)}
             results.append({"mixture": mixture, "types": types_in(path)} | errors)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record = {
-        "command": "python tools/llama_cpp_quants.py target/release/smidgen",
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/llama_cpp_quants.py target/release/smidgen"
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

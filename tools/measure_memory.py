@@ -8,7 +8,6 @@ Peaks are the system's (VmHWM, as `run --json` reports it). Broken models are re
 20 MiB, program included; times are the median of five, the shell that sets the limit included.
 """
 
-import datetime
 import json
 import os
 import platform
@@ -17,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from record import show
 
 
 def peak(smidgen, flags):
@@ -62,15 +63,8 @@ def main():
             "tales.gguf": ["models/tales.gguf", "-c", "256"],
         }.items():
             results.append({"run": name, **peak(smidgen, [*flags, "--no-mmap", "-n", "40"])})
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
-    record = {
-        "command": "python3 tools/measure_memory.py target/x86_64-unknown-linux-musl/release/smidgen ../shared/data",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python3 tools/measure_memory.py target/x86_64-unknown-linux-musl/release/smidgen ../shared/data"
+    show(command, f"{platform.machine()}, {platform.system()} {platform.release()}", results)
 
 
 main()

@@ -7,7 +7,6 @@ Calibration and search read a piece of TinyStories' training split, the judge a 
 `bits_per_weight` counts the bytes of all tensors, `bytes` the whole file with its vocabulary.
 """
 
-import datetime
 import json
 import os
 import platform
@@ -16,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from record import show
 
 MODELS = {
     "stories260K": ("llama2c/stories260K.bin", [2.6, 3.0, 3.5, 4.0, 4.3, 4.6, 5.0]),
@@ -52,15 +53,8 @@ def main():
                 row |= {key: float(f"{judged[key]:.4g}") for key in ["kl_mean", "kl_p99", "same_top"]}
                 results.append(row)
                 print(row, file=sys.stderr)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record = {
-        "command": "python3 tools/measure_search.py target/release/smidgen ../shared/data",
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work while this ran",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python3 tools/measure_search.py target/release/smidgen ../shared/data"
+    show(command, f"{platform.machine()}, {os.cpu_count()} cores, shared with other work while this ran", results)
 
 
 if __name__ == "__main__":

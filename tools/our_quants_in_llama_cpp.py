@@ -14,7 +14,6 @@ differences between the logits of both over that of llama.cpp's) is near 0.01 an
 
 import argparse
 import ctypes
-import datetime
 import hashlib
 import json
 import platform
@@ -27,6 +26,7 @@ import llama_cpp
 import numpy
 from llama_cpp_parity import IDS, our_logits, peer_logits
 from llama_cpp_quants import random_model
+from record import show
 
 TALES = Path(__file__).parent.parent / "models/tales.gguf"
 PROMPT, N_TOKENS = "Once upon a time", 32
@@ -124,15 +124,8 @@ def main():
         rows = ",\n ".join(json.dumps(row) for row in golden)
         text = json.dumps(head | {"prompt": PROMPT})[:-1] + f', "runs": [\n {rows}\n]}}\n'
         arguments.golden.write_text(text)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record = {
-        "command": "python tools/our_quants_in_llama_cpp.py target/release/smidgen",
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/our_quants_in_llama_cpp.py target/release/smidgen"
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ llama.cpp takes (`--fallback llama`). Our own types are asked for as recipes; `t
 """
 
 import ctypes
-import datetime
 import json
 import platform
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 import llama_cpp
 import numpy
 from llama_cpp_imatrix import our_sums
+from record import show
 
 MODELS = {
     "stories260K": ("llama2c/stories260K.bin", "llama2c/tok512.bin"),
@@ -95,15 +95,8 @@ def main():
             for row in rows_of(program, name, base, imatrix, texts, folder):
                 results.append(row)
                 print(row, file=sys.stderr, flush=True)
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    record = {
-        "command": "python tools/quality_against_llama_cpp.py target/release/smidgen ../shared/data",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}, llama-cpp-python {llama_cpp.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/quality_against_llama_cpp.py target/release/smidgen ../shared/data"
+    show(command, f"{platform.machine()}, {platform.system()} {platform.release()}, llama-cpp-python {llama_cpp.__version__}", results)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ much of the size is left (`size`, the weighted product of a weight and what beca
 """
 
 import argparse
-import datetime
-import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +22,7 @@ import numpy
 import torch
 from llama_cpp_encoders import TYPES, Kind, by_ggml, by_us, ggml
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from record import show
 
 LENGTH, N_CALIBRATION, N_SCORED, BATCH, WIDE = 256, 64, 32, 8, 768
 
@@ -104,15 +102,8 @@ def main():
             figures = {"kl": float(f"{kl:.4g}"), "error": float(f"{error / size:.4g}"), "size": round(kept / size, 4)}
             results.append({"type": name, "by": by} | figures)
             print(results[-1], file=sys.stderr)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    record = {
-        "command": "python tools/rounded_model.py " + " ".join(sys.argv[1:]),
-        "commit": commit,
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}, torch {torch.__version__}",
-        "results": results,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/rounded_model.py " + " ".join(sys.argv[1:])
+    show(command, f"{platform.machine()}, llama-cpp-python {llama_cpp.__version__}, torch {torch.__version__}", results)
 
 
 if __name__ == "__main__":

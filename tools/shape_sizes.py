@@ -6,7 +6,6 @@ Needs the packages numpy and gguf. The vocabularies are real ones of the same si
 pieces for SmolLM, GPT-2's own. Sizes do not depend on the weights, so the files are holes.
 """
 
-import datetime
 import json
 import platform
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import gguf
 import numpy
+from record import show
 
 # Name, architecture, vocabulary, layers, width, feed-forward, heads, key-value heads, context.
 SHAPES = [
@@ -107,15 +107,8 @@ def main():
                     "megabytes": round(said["bytes"] / 1e6, 1), "bits_per_weight": round(said["bits_per_weight"], 3),
                     "types": {kind: part["n_tensors"] for kind, part in said["types"].items()},
                 })
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    record = {
-        "command": "python tools/shape_sizes.py target/release/smidgen ../shared/data",
-        "commit": git.stdout.strip(),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
-        "results": rows,
-    }
-    print(json.dumps(record, indent=1))
+    command = "python tools/shape_sizes.py target/release/smidgen ../shared/data"
+    show(command, f"{platform.machine()}, {platform.system()} {platform.release()}", rows)
 
 
 if __name__ == "__main__":
