@@ -55,11 +55,6 @@ impl Superblock<BYTES> for IQ1_S {
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
-
-    #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         for_both_halves(core::array::from_fn(|block| (half_at(superblock, 34 + 2 * block) >> 12 & 7) as i8 * 2 + 1))
     }

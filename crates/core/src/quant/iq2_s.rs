@@ -6,7 +6,7 @@
 //! (66..74), and a byte with the scale of its first half below that of its second (74..82). A value is `d * (scale +
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at};
 use super::{Format, Pack, Parts, Type, block, grid, grids};
 use crate::simd::Simd;
 
@@ -45,11 +45,6 @@ impl Format for IQ2_S {
 
 impl Superblock<BYTES> for IQ2_S {
     const FACTOR: f32 = 0.125;
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {

@@ -46,11 +46,6 @@ impl Superblock<BYTES> for IQ2_XS {
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
-
-    #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         grid::odd_scales(bytes_at(superblock, 66))
     }

@@ -5,7 +5,7 @@
 //! u32 with the signs of each in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d *
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
 use super::{Format, Pack, Parts, Type, block, grid, grids};
 use crate::simd::{BLOCK, Simd};
 
@@ -48,11 +48,6 @@ impl Format for IQ2_XXS {
 
 impl Superblock<BYTES> for IQ2_XXS {
     const FACTOR: f32 = 0.125;
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {

@@ -7,7 +7,7 @@
 //! * (2 * scale + 1) * coordinate`.
 
 use super::grid::{self, ONES};
-use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves};
 use super::{Format, Pack, Parts, Type, block, grids};
 use crate::simd::Simd;
 
@@ -45,11 +45,6 @@ impl Format for IQ3_S {
 }
 
 impl Superblock<BYTES> for IQ3_S {
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
-
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         let packed: &[u8; 4] = bytes_at(superblock, 106);

@@ -6,7 +6,7 @@
 //! value is `d * (scale + 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
 
 use super::grid::{self, ONES};
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
 use super::{Format, Pack, Parts, Type, block, grids};
 use crate::simd::Simd;
 
@@ -49,11 +49,6 @@ impl Format for IQ3_XXS {
 
 impl Superblock<BYTES> for IQ3_XXS {
     const FACTOR: f32 = 0.25;
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {

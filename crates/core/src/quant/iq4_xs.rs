@@ -50,11 +50,6 @@ impl Format for IQ4_XS {
 
 impl Superblock<BYTES> for IQ4_XS {
     #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
-
-    #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         let high = half_at(superblock, 2);
         let low: &[u8; 4] = bytes_at(superblock, 4);

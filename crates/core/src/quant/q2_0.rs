@@ -4,7 +4,7 @@
 //! the first lowest. A value is `d * (q - 1)`.
 
 use super::grid;
-use super::superblock::{self, HALVES, Superblock, half_at};
+use super::superblock::{self, Superblock, half_at};
 use super::{Format, Pack, Parts, Type, block};
 use crate::simd::Simd;
 
@@ -40,16 +40,6 @@ impl Format for Q2_0 {
 
 impl Superblock<BYTES> for Q2_0 {
     const N_BLOCKS: usize = 2;
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
-
-    #[inline(always)]
-    fn scales(_: &[u8; BYTES]) -> [i8; HALVES] {
-        [1; HALVES]
-    }
 
     #[inline(always)]
     fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {

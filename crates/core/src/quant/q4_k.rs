@@ -6,7 +6,7 @@
 //! - dmin * min`.
 
 use super::block;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
 use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd, padded};
 
@@ -44,11 +44,6 @@ impl Format for Q4_K {
 impl Superblock<BYTES> for Q4_K {
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(2);
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {

@@ -7,7 +7,7 @@
 
 use super::block;
 use super::q4_k::{pack_scales_and_mins, scales_and_mins};
-use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves, half_at};
+use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves};
 use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd, padded};
 
@@ -46,11 +46,6 @@ impl Format for Q5_K {
 impl Superblock<BYTES> for Q5_K {
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(2);
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 0)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {

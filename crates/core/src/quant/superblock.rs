@@ -30,10 +30,16 @@ pub(super) trait Superblock<const N: usize> {
     /// How many minimums a block has, one or two.
     const MINS_PER_BLOCK: usize = 1;
 
-    /// The bits of the stored scale.
-    fn scale(superblock: &[u8; N]) -> u16;
-    /// The integers that the weights of each half of a block are multiplied with.
-    fn scales(superblock: &[u8; N]) -> [i8; HALVES];
+    /// The bits of the stored scale; most formats begin with it.
+    #[inline(always)]
+    fn scale(superblock: &[u8; N]) -> u16 {
+        half_at(superblock, 0)
+    }
+    /// The integers that the weights of each half of a block are multiplied with; formats with one scale have none.
+    #[inline(always)]
+    fn scales(_: &[u8; N]) -> [i8; HALVES] {
+        [1; HALVES]
+    }
     /// The integers that `dmin` is multiplied with, for each block or each half of one.
     fn mins(_: &[u8; N]) -> [u8; HALVES] {
         [0; HALVES]

@@ -5,7 +5,7 @@
 //! f16 (52..54). A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the
 //! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
-use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
+use super::superblock::{self, SUPERBLOCK, Superblock, bytes_at, half_at};
 use super::{Format, Pack, Parts, Type, block};
 use crate::simd::{BLOCK, Simd};
 
@@ -53,11 +53,6 @@ impl Superblock<BYTES> for TQ1_0 {
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 52)
-    }
-
-    #[inline(always)]
-    fn scales(_: &[u8; BYTES]) -> [i8; HALVES] {
-        [1; HALVES]
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::superblock::{self, Superblock, bytes_at, half_at};
 use super::{Format, Pack, Parts, Type, block};
 use crate::simd::{BLOCK, Simd};
 
@@ -39,11 +39,6 @@ impl Superblock<BYTES> for TQ2_0 {
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 64)
-    }
-
-    #[inline(always)]
-    fn scales(_: &[u8; BYTES]) -> [i8; HALVES] {
-        [1; HALVES]
     }
 
     #[inline(always)]
