@@ -93,18 +93,14 @@ fn dot(one: &[f64], other: &[f64]) -> f64 {
 
 /// Writes whole rows of weights in `kind`; `rows` become what their bytes in `out` stand for.
 ///
-/// Floats, which have nothing to choose, are written as core writes them.
-///
 /// # Errors
-/// As [`encode::quantize_rows`]; then `out` may be partly written.
+/// As [`encode::quantize_rows`], and a type without an encoder, which leaves nothing to choose.
 ///
 /// # Panics
 /// When `rows` are not whole rows of the factor's columns, or `out` has not the bytes of as many.
 pub fn quantize_rows(kind: Type, rows: &mut [f32], factor: &Factor, out: &mut [u8]) -> Result<(), EncodeError> {
     let row_bytes = encode::check_rows(kind, rows, factor.n_columns, out)?;
-    let Some(encoder) = encode::encoder(kind) else {
-        return kind.quantize(rows, out).map_err(|_| EncodeError::Unsupported(kind));
-    };
+    let encoder = encode::encoder(kind).ok_or(EncodeError::Unsupported(kind))?;
     let gain = encode::gain(kind, encoder);
     for (row, out) in rows.chunks_exact_mut(factor.n_columns).zip(out.chunks_exact_mut(row_bytes)) {
         row.iter_mut().for_each(|weight| *weight *= gain);

@@ -7,7 +7,7 @@ use smidgen_core::quant::Parts;
 use smidgen_core::quant::any_width::{TABLES, WEIGHTS, WINDOW};
 use smidgen_core::simd::{Isa, Kernel, Simd};
 
-use super::weights::{Importance, inverse};
+use super::weights::{Importance, inverse, largest};
 use super::{Coupling, Encoder};
 
 /// Windows of the stream: each has a level.
@@ -23,10 +23,6 @@ fn scale_below(wanted: f32) -> u8 {
         if e5m3_to_f32(middle) <= wanted { low = middle } else { high = middle - 1 }
     }
     low
-}
-
-fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }
 
 /// The instruction set that searches are compiled for; asking the CPU takes longer than a block does.

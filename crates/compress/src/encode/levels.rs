@@ -3,7 +3,7 @@
 
 use super::Encoder;
 use super::scaled::{Codebook, Measure, Scaled, Scales, targets};
-use super::weights::{Importance, LANES, inverse, sum};
+use super::weights::{Importance, LANES, inverse, largest, sum};
 use smidgen_core::quant::{Parts, Type};
 use std::sync::LazyLock;
 
@@ -118,7 +118,7 @@ impl Encoder for PowersOfTwo {
     /// half of the largest level, to one under which it is cut to a quarter.
     fn fit(&self, values: &[f32], importance: &[f32], block: &mut Parts) {
         let importance = Importance::new(importance);
-        let largest = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+        let largest = largest(values);
         // The exponent of the largest weight over 8: levels go to 12.
         let middle = (largest.to_bits() >> 23) as i16 - 127 - 3 + 128;
         let mut best = f32::INFINITY;

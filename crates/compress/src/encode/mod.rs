@@ -61,8 +61,8 @@ pub(crate) fn add_error(later: &mut [f32], error: f32, shares: &[f32]) {
     later.iter_mut().zip(shares).for_each(|(value, share)| *value += error * share);
 }
 
-/// How the error of each weight of a block moves the weights after it: a square on the diagonal of a matrix that is unit
-/// upper triangular.
+/// How the error of each weight of a block moves the weights after it: a square on the diagonal of a matrix of shares, which
+/// has nothing on its own diagonal and below.
 #[derive(Clone, Copy, Debug)]
 pub struct Coupling<'a> {
     matrix: &'a [f32],
@@ -222,8 +222,14 @@ pub fn quantize_rows(
     for (row, out) in rows.chunks(n_columns).zip(out.chunks_mut(row_bytes)) {
         let mut column = 0;
         for (values, bytes) in row.chunks(kind.block_len()).zip(out.chunks_mut(kind.block_bytes())) {
-            let presumed = presumed(values);
-            let importance = importance.map_or(&presumed[..values.len()], |all| &all[column..column + values.len()]);
+            let presumption;
+            let importance = match importance {
+                Some(all) => &all[column..column + values.len()],
+                None => {
+                    presumption = presumed(values);
+                    &presumption[..values.len()]
+                }
+            };
             let (mut parts, mut rounded) = (Parts::ZERO, [0.0; weights::MAX_BLOCK]);
             let rounded = &mut rounded[..values.len()];
             rounded.iter_mut().zip(values).for_each(|(rounded, value)| *rounded = gain * value);
@@ -254,9 +260,6 @@ pub(crate) fn check_rows(kind: Type, rows: &[f32], n_columns: usize, out: &[u8])
     Ok(row_bytes as usize)
 }
 
-/// How much of the size that rounding takes from weights is given back to them.
-const RESTORED: f32 = 0.75;
-
 /// Makes the scales of a block larger, codes staying as they are, so that `rounded` weights are hardly smaller than `values`.
 ///
 /// Scales of least error make weights smaller on average: what lies between two codes counts for neither. All weights
@@ -270,7 +273,7 @@ fn restore_size(parts: &mut Parts, values: &[f32], rounded: &[f32], importance: 
         size += importance * value * value;
         kept += importance * value * rounded;
     }
-    let factor = 1.0 + RESTORED * (size / kept - 1.0);
+    let factor = gain::give_back(size, kept);
     if factor.is_finite() && (1.0..2.0).contains(&factor) {
         parts.d = half(parts.d * factor);
         parts.dmin = half(parts.dmin * factor);

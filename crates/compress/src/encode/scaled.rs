@@ -141,7 +141,7 @@ const ROUNDS: usize = 3;
 impl<B: Codebook> Scaled<B> {
     /// The scale, codebook and curve with which a part alone has the smallest error.
     fn search(&self, values: &[f32], importance: &[f32]) -> Part {
-        let largest = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+        let largest = weights::largest(values);
         let signs: &[f32] = if self.book.both_signs() { &[1.0, -1.0] } else { &[1.0] };
         let mut best = (f32::INFINITY, Part::default());
         // Whether this scale, with the codes that it leads to, is better than any before.

@@ -28,6 +28,12 @@ pub(super) fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
+/// The largest magnitude of `values`.
+#[inline(always)]
+pub(super) fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
 /// The sum of `lanes`.
 #[inline(always)]
 pub(super) fn sum(lanes: [f32; LANES]) -> f32 {
