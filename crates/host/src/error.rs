@@ -105,6 +105,15 @@ fn write_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     Ok(())
 }
 
+/// For a message: the first `n_shown` of `names`, and how many more there are.
+pub fn listed(names: &[String], n_shown: usize) -> String {
+    let shown = names[..names.len().min(n_shown)].join(", ");
+    match names.len().saturating_sub(n_shown) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

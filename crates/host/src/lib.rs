@@ -27,6 +27,6 @@ pub mod threads;
 mod uniform;
 
 pub use convert::{ConvertOptions, Import, Summary, convert};
-pub use error::{Error, Flaw};
+pub use error::{Error, Flaw, listed};
 pub use open::{ModelFile, OpenOptions, open};
 pub use progress::{Progress, Silent};

@@ -4,7 +4,7 @@ use smidgen_core::bytes::Endian;
 use smidgen_core::quant::Type;
 
 use crate::emit::{FileType, Target};
-use crate::error::Error;
+use crate::error::{Error, listed};
 use crate::source::{Source, TensorInfo};
 
 /// The types that `--outtype` may name, with llama.cpp's number for a file mostly of that type.
@@ -63,15 +63,6 @@ fn choose_types(source: &dyn Source, outtype: Option<Type>, fallback: Option<Typ
         listed(&refused, NAMES_SHOWN)
     );
     Err(Error::bad(&source.files()[0], message))
-}
-
-/// The first `n_shown` of `names`, and how many more there are.
-fn listed(names: &[String], n_shown: usize) -> String {
-    let shown = names[..names.len().min(n_shown)].join(", ");
-    match names.len().saturating_sub(n_shown) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
 }
 
 /// llama.cpp's `general.file_type` for a file of `tensors` as they are: that of the type most weights have.

@@ -131,11 +131,7 @@ impl Wish {
 
 /// The first few of `names`, and how many more there are.
 pub fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
+    smidgen_host::listed(names, NAMES_SHOWN)
 }
 
 #[cfg(test)]
