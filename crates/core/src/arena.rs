@@ -26,6 +26,8 @@ unsafe impl Plain for i32 {}
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
 unsafe impl Plain for [i8; BLOCK] {}
+// SAFETY: as above.
+unsafe impl Plain for [i32; 2] {}
 
 /// Bytes that [`Arena::take`] uses for `n` values of `T`; `None` on overflow.
 pub fn span_bytes<T: Plain>(n: usize) -> Option<usize> {

@@ -1,17 +1,23 @@
 //! The forward pass: tokens in, logits out, every buffer the caller's.
 
+mod observer;
+
 use crate::arena::Arena;
-use crate::kv::Cache;
-use crate::model::{FeedForward, Layer, Linear, Model};
+use crate::kv::{Cache, CacheType, Place};
+use crate::model::{FeedForward, Hparams, Layer, Linear, Model};
 use crate::ops::attention::Attention;
+use crate::ops::hadamard::{spread, spread_inverse};
+use crate::ops::linear::{multiply, read_row};
 use crate::ops::math::{Gate, Map, gelu_tanh, silu, sqrt};
-use crate::ops::matmul::{Activations, Crew, matmul};
+use crate::ops::matmul::{Activations, Crew};
 use crate::ops::norm::{Add, Norm, RmsInPlace, Vector};
 use crate::ops::rope::{Layout, Rope, Turn};
 use crate::plan::Plan;
 use crate::simd::Isa;
+use crate::store::{Fault, Lost, Nowhere, Spill, Store};
 use crate::workers::Workers;
 use core::fmt;
+pub use observer::{Input, Observer, Op};
 
 /// Why a pass could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +34,16 @@ pub enum Error {
     Context(usize, usize),
     /// A logit that is no number or infinite: a weight must be so too.
     NotFinite,
+    /// Weights that are not in memory and could not be had: their offset in the file.
+    Storage(u64),
+    /// The cache of a layer that is not in memory and could not be had or kept: the layer.
+    Cache(usize),
+}
+
+impl From<Fault> for Error {
+    fn from(Fault(at): Fault) -> Self {
+        Error::Storage(at)
+    }
 }
 
 impl fmt::Display for Error {
@@ -41,37 +57,13 @@ impl fmt::Display for Error {
             Error::NotFinite => {
                 write!(f, "the model computed a logit that is not finite: its weights hold a NaN or infinity")
             }
+            Error::Storage(at) => write!(f, "the weights at offset {at} of the file could not be read"),
+            Error::Cache(layer) => write!(f, "the cache of layer {layer} could not be kept outside of memory"),
         }
     }
 }
 
 impl core::error::Error for Error {}
-
-/// What matrices of a model are multiplied with: matrices that read the same values share one input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Input {
-    /// Query, key and value of a layer: (n_embd).
-    Attention(usize),
-    /// The projection of a layer's attention: (n_heads * head_dim).
-    AttentionOutput(usize),
-    /// Gate and up of a layer: (n_embd).
-    FeedForward(usize),
-    /// Down of a layer: (n_ff).
-    Down(usize),
-    /// The output matrix: (n_embd).
-    Output,
-}
-
-/// Somebody who is shown what matrices are multiplied with, before it is rounded to 8 bits.
-pub trait Observer {
-    /// `x`, (tokens, `columns`), is about to be multiplied with the matrices of `input`.
-    fn observe(&mut self, input: Input, x: &[f32], columns: usize);
-}
-
-/// Nobody.
-impl Observer for () {
-    fn observe(&mut self, _: Input, _: &[f32], _: usize) {}
-}
 
 /// The buffers of a pass, as [`Plan`] names them.
 struct Buffers<'a> {
@@ -91,10 +83,15 @@ struct Buffers<'a> {
 pub struct Engine<'a> {
     model: &'a Model<'a>,
     crew: Crew<'a>,
+    store: &'a dyn Store,
+    spill: &'a dyn Spill,
+    plan: Plan,
     buffers: Buffers<'a>,
     batch_tokens: usize,
     context_tokens: usize,
     position: usize,
+    /// The least number of positions that can be gone back to, beside none.
+    oldest: usize,
     magnitude: f32,
     layout: Option<Layout>,
 }
@@ -120,10 +117,14 @@ impl<'a> Engine<'a> {
         let mut engine = Engine {
             model,
             crew: Crew { isa, workers },
+            store: &Nowhere,
+            spill: &Nowhere,
+            plan: *plan,
             buffers,
             batch_tokens: limits.batch_tokens,
             context_tokens: limits.context_tokens,
             position: 0,
+            oldest: 0,
             magnitude: 1.0,
             layout: None,
         };
@@ -137,14 +138,25 @@ impl<'a> Engine<'a> {
         Ok(engine)
     }
 
+    /// Takes the weights that are not in memory from `store`.
+    pub fn with_store(self, store: &'a dyn Store) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Lets `spill` keep the caches that the plan has no room for.
+    pub fn with_spill(self, spill: &'a dyn Spill) -> Self {
+        Self { spill, ..self }
+    }
+
     /// Runs `tokens` at the next positions and returns the logits, (n_vocab), after the last of them.
     ///
     /// # Errors
-    /// No tokens, an unknown token, too many for the context (nothing is run then), or a result that is not finite.
+    /// No tokens, an unknown token, too many for the context (nothing is run then), a result that is not finite, or weights
+    /// that could not be read.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.check(tokens)?;
         for batch in tokens.chunks(self.batch_tokens) {
-            self.pass(batch, &mut ());
+            self.pass(batch, &mut ())?;
         }
         self.logits((tokens.len() - 1) % self.batch_tokens)?;
         Ok(self.buffers.logits)
@@ -158,7 +170,7 @@ impl<'a> Engine<'a> {
         self.check(tokens)?;
         let n_embd = self.model.hparams().n_embd;
         for batch in tokens.chunks(self.batch_tokens) {
-            self.pass(batch, observer);
+            self.pass(batch, observer)?;
             for token in 0..batch.len() {
                 let normed = self.output_input(token);
                 if !normed.iter().all(|x| x.is_finite()) {
@@ -170,17 +182,51 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// Runs `tokens` at the next positions as [`Engine::forward`] does, and tells `observer` of every part of it.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_timed(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
+        self.check(tokens)?;
+        for batch in tokens.chunks(self.batch_tokens) {
+            self.pass(batch, observer)?;
+        }
+        observer.begin(Op::Logits);
+        self.logits((tokens.len() - 1) % self.batch_tokens)
+    }
+
     /// Runs `tokens` at the next positions and calls `each(index, logits)` for every one of them.
     ///
     /// # Errors
     /// As [`Engine::forward`].
     pub fn forward_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &mut [f32])) -> Result<(), Error> {
+        self.forward_while(tokens, |index, logits| {
+            each(index, logits);
+            true
+        })
+    }
+
+    /// Runs `tokens` at the next positions and calls `wanted(index, logits)` for one after the other until it says no; the
+    /// positions behind that one are forgotten again.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_while(
+        &mut self,
+        tokens: &[u32],
+        mut wanted: impl FnMut(usize, &mut [f32]) -> bool,
+    ) -> Result<(), Error> {
         self.check(tokens)?;
+        let first = self.position;
         for (index, batch) in tokens.chunks(self.batch_tokens).enumerate() {
-            self.pass(batch, &mut ());
+            self.pass(batch, &mut ())?;
             for token in 0..batch.len() {
                 self.logits(token)?;
-                each(index * self.batch_tokens + token, self.buffers.logits);
+                let index = index * self.batch_tokens + token;
+                if !wanted(index, self.buffers.logits) {
+                    self.truncate(first + index + 1);
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -196,9 +242,42 @@ impl<'a> Engine<'a> {
         self.context_tokens
     }
 
-    /// Forgets all but the first `n` positions.
-    pub fn truncate(&mut self, n: usize) {
+    /// Forgets all but the first `n` positions, and gives how many are left: none when layers with a window have no longer what
+    /// the next position would see, which they have for as many positions back as a batch has tokens.
+    pub fn truncate(&mut self, n: usize) -> usize {
         self.position = self.position.min(n);
+        if self.position < self.oldest {
+            (self.position, self.oldest) = (0, 0);
+        }
+        self.position
+    }
+
+    /// The cached keys of the first `n` positions, a piece for each head of each layer, and then the values.
+    ///
+    /// # Panics
+    /// When there are fewer positions, or not every layer keeps them ([`Limits::keeps_all`](crate::plan::Limits::keeps_all)).
+    pub fn cached(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+        assert!(n <= self.position && self.plan.limits().keeps_all);
+        self.buffers.keys.pieces(n, self.context_tokens).chain(self.buffers.values.pieces(n, self.context_tokens))
+    }
+
+    /// Fills in the first `n` positions as [`Engine::cached`] gave them, and stands behind them: `fill(piece, row_bytes)` writes
+    /// every piece. No position has been run when it fails.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    ///
+    /// # Panics
+    /// When the context has no room for them, or not every layer would keep them.
+    pub fn restore<E>(&mut self, n: usize, mut fill: impl FnMut(&mut [u8], usize) -> Result<(), E>) -> Result<(), E> {
+        assert!(n <= self.context_tokens && self.plan.limits().keeps_all);
+        self.position = 0;
+        for cache in [&mut self.buffers.keys, &mut self.buffers.values] {
+            let row_bytes = cache.row_bytes();
+            cache.pieces_mut(n, self.context_tokens).try_for_each(|piece| fill(piece, row_bytes))?;
+        }
+        self.position = n;
+        Ok(())
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
@@ -214,31 +293,45 @@ impl<'a> Engine<'a> {
     }
 
     /// Runs one batch through every layer, leaving its hidden states.
-    fn pass(&mut self, tokens: &[u32], observer: &mut impl Observer) {
-        self.embed(tokens);
+    fn pass(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
+        self.oldest = self.oldest.max(self.least_left(self.position + tokens.len()));
+        observer.begin(Op::Embed);
+        self.embed(tokens)?;
         self.rotate_angles(tokens.len());
         for (index, layer) in self.model.layers().iter().enumerate() {
-            self.attention(index, layer, tokens.len(), observer);
-            self.feed_forward(index, layer, tokens.len(), observer);
+            self.attention(index, layer, tokens.len(), observer)?;
+            self.feed_forward(index, layer, tokens.len(), observer)?;
         }
         self.position += tokens.len();
+        Ok(())
+    }
+
+    /// The least number of positions whose next one finds in every layer what it sees, once all before `end` have been stored.
+    fn least_left(&self, end: usize) -> usize {
+        let h = self.model.hparams();
+        let least = |layer| {
+            let n_rows = self.plan.limits().layer_rows(h, layer);
+            h.window(layer).filter(|_| end > n_rows).map(|window| end + window - 1 - n_rows)
+        };
+        (0..h.n_layers).filter_map(least).max().unwrap_or(0)
     }
 
     /// hidden = embedding rows, scaled, plus learned positions.
-    fn embed(&mut self, tokens: &[u32]) {
+    fn embed(&mut self, tokens: &[u32]) -> Result<(), Error> {
         let h = self.model.hparams();
         let scale = if h.family.scaled_embeddings { sqrt(h.n_embd as f32) } else { 1.0 };
         for (index, (&token, hidden)) in tokens.iter().zip(self.buffers.hidden.chunks_exact_mut(h.n_embd)).enumerate() {
-            read_row(self.model.embedding(), token as usize, hidden);
+            read_row(self.store, self.model.embedding(), token as usize, hidden)?;
             if h.family.scaled_embeddings {
                 hidden.iter_mut().for_each(|x| *x *= scale);
             }
             if self.layout.is_none() {
                 let learned = &mut self.buffers.normed[..h.n_embd];
-                read_row(self.model.positions(), self.position + index, learned);
+                read_row(self.store, self.model.positions(), self.position + index, learned)?;
                 self.crew.isa.run(Add { sum: hidden, x: learned });
             }
         }
+        Ok(())
     }
 
     /// Fills in cosine and sine of every frequency for the positions of a batch.
@@ -257,9 +350,15 @@ impl<'a> Engine<'a> {
     }
 
     /// hidden += attention(norm(hidden)).
-    fn attention(&mut self, index: usize, layer: &Layer<'_>, n_tokens: usize, observer: &mut impl Observer) {
+    fn attention(
+        &mut self,
+        index: usize,
+        layer: &Layer<'_>,
+        n_tokens: usize,
+        observer: &mut impl Observer,
+    ) -> Result<(), Error> {
         let h = self.model.hparams();
-        let crew = self.crew;
+        let (crew, store) = (self.crew, self.store);
         let b = &mut self.buffers;
         let hidden = &mut b.hidden[..n_tokens * h.n_embd];
         let normed = &mut b.normed[..n_tokens * h.n_embd];
@@ -268,14 +367,17 @@ impl<'a> Engine<'a> {
         let (value, rest) = rest.split_at_mut(n_tokens * h.kv_width());
         let mixed = &mut rest[..n_tokens * h.query_width()];
 
+        observer.begin(Op::Norm);
         let (weight, bias) = layer.attention_norm();
         crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
         observer.observe(Input::Attention(index), normed, h.n_embd);
         let (q, k, v) = (layer.query(), layer.key(), layer.value());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&q.matrix, &k.matrix, &v.matrix]);
+        observer.begin(Op::Qkv);
         for (linear, out) in [(q, &mut *query), (k, &mut *key), (v, &mut *value)] {
-            matmul(crew, &linear.matrix, linear.bias, normed, &b.activations, out);
+            multiply((crew, store), &linear.matrix, linear.bias, normed, &b.activations, out)?;
         }
+        observer.begin(Op::Rope);
         let (query_norm, key_norm) = layer.head_norms();
         for (weight, x) in [(query_norm, &mut *query), (key_norm, &mut *key)] {
             if !weight.is_empty() {
@@ -290,46 +392,57 @@ impl<'a> Engine<'a> {
                 crew.isa.run(Turn { layout, angles, n_rot: h.n_rot, head_dim: h.head_dim, heads });
             }
         }
-        for (token, (key, value)) in key.chunks_exact(h.kv_width()).zip(value.chunks_exact(h.kv_width())).enumerate() {
-            b.keys.store(index, self.position + token, key);
-            b.values.store(index, self.position + token, value);
+        if b.keys.kind() == CacheType::Q4_0 {
+            spread(query, h.head_dim);
+            spread_inverse(key, h.head_dim);
         }
-        let attention = Attention {
-            layer: index,
-            keys: &b.keys,
-            values: &b.values,
-            query,
-            position: self.position,
-            n_heads: h.n_heads,
-            n_kv_heads: h.n_kv_heads,
-            head_dim: h.head_dim,
-            scale: h.attention_scale,
-            window,
-        };
-        attention.run(crew, b.scores, self.context_tokens, mixed);
+        let newest = Newest { query, key, value, position: self.position, window };
+        let scores = (&mut *b.scores, self.context_tokens);
+        observer.begin(Op::Attention);
+        match self.plan.cache_place(h, index) {
+            Some(place) => newest.attend(crew, h, (place, &mut b.keys, &mut b.values), scores, mixed),
+            None => {
+                let (spill, kinds) = (self.spill, (b.keys.kind(), b.values.kind()));
+                let place = Place { start: 0, n_rows: self.plan.limits().layer_rows(h, index) };
+                newest
+                    .attend_spilled(crew, h, (spill, index, place, kinds), scores, mixed)
+                    .map_err(|Lost| Error::Cache(index))?;
+            }
+        }
+        observer.begin(Op::AttentionOutput);
         observer.observe(Input::AttentionOutput(index), mixed, h.query_width());
-        project(crew, layer.output(), mixed, &mut b.activations, normed);
+        project((crew, store), layer.output(), mixed, &mut b.activations, normed)?;
         add_normed(crew, layer.post_attention_norm(), h.norm_epsilon, normed, hidden);
+        Ok(())
     }
 
     /// hidden += feed_forward(norm(hidden)).
-    fn feed_forward(&mut self, index: usize, layer: &Layer<'_>, n_tokens: usize, observer: &mut impl Observer) {
+    fn feed_forward(
+        &mut self,
+        index: usize,
+        layer: &Layer<'_>,
+        n_tokens: usize,
+        observer: &mut impl Observer,
+    ) -> Result<(), Error> {
         let h = self.model.hparams();
-        let crew = self.crew;
+        let (crew, store) = (self.crew, self.store);
         let b = &mut self.buffers;
         let hidden = &mut b.hidden[..n_tokens * h.n_embd];
         let normed = &mut b.normed[..n_tokens * h.n_embd];
         let (gate, up) = b.work[..2 * n_tokens * h.n_ff].split_at_mut(n_tokens * h.n_ff);
 
+        observer.begin(Op::Norm);
         let (weight, bias) = layer.feed_forward_norm();
         crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
         observer.observe(Input::FeedForward(index), normed, h.n_embd);
         let (gate_linear, up_linear) = (layer.gate(), layer.up());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&gate_linear.matrix, &up_linear.matrix]);
-        matmul(crew, &up_linear.matrix, up_linear.bias, normed, &b.activations, up);
+        observer.begin(Op::FeedForward);
+        multiply((crew, store), &up_linear.matrix, up_linear.bias, normed, &b.activations, up)?;
         if h.family.feed_forward != FeedForward::Gelu {
-            matmul(crew, &gate_linear.matrix, gate_linear.bias, normed, &b.activations, gate);
+            multiply((crew, store), &gate_linear.matrix, gate_linear.bias, normed, &b.activations, gate)?;
         }
+        observer.begin(Op::Activation);
         let activated = match h.family.feed_forward {
             FeedForward::SiluGate => {
                 crew.isa.run(Gate { gate, up, f: silu });
@@ -344,9 +457,11 @@ impl<'a> Engine<'a> {
                 up
             }
         };
+        observer.begin(Op::Down);
         observer.observe(Input::Down(index), activated, h.n_ff);
-        project(crew, layer.down(), activated, &mut b.activations, normed);
+        project((crew, store), layer.down(), activated, &mut b.activations, normed)?;
         add_normed(crew, layer.post_feed_forward_norm(), h.norm_epsilon, normed, hidden);
+        Ok(())
     }
 
     /// What the output matrix is multiplied with, (n_embd), for token `token` of the last batch.
@@ -366,15 +481,82 @@ impl<'a> Engine<'a> {
         let n_embd = self.model.hparams().n_embd;
         let b = &mut self.buffers;
         let output = Linear { matrix: *self.model.output(), bias: Vector::EMPTY };
-        project(self.crew, output, &b.normed[..n_embd], &mut b.activations, b.logits);
+        project((self.crew, self.store), output, &b.normed[..n_embd], &mut b.activations, b.logits)?;
         if b.logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::NotFinite) }
     }
 }
 
+/// What the newest positions ask of one layer's cache, and add to it.
+struct Newest<'a> {
+    /// (tokens, n_heads, head_dim).
+    query: &'a [f32],
+    /// (tokens, n_kv_heads, head_dim).
+    key: &'a [f32],
+    /// (tokens, n_kv_heads, head_dim).
+    value: &'a [f32],
+    /// The position of the first.
+    position: usize,
+    window: Option<usize>,
+}
+
+impl Newest<'_> {
+    /// Stores keys and values at `place` of the caches and attends to all positions so far.
+    fn attend(
+        &self,
+        crew: Crew<'_>,
+        h: &Hparams<'_>,
+        (place, keys, values): (Place, &mut Cache<'_>, &mut Cache<'_>),
+        (scores, context_tokens): (&mut [f32], usize),
+        mixed: &mut [f32],
+    ) {
+        let rows = self.key.chunks_exact(h.kv_width()).zip(self.value.chunks_exact(h.kv_width()));
+        for (token, (key, value)) in rows.enumerate() {
+            keys.store(place, self.position + token, key);
+            values.store(place, self.position + token, value);
+        }
+        let attention = Attention {
+            place,
+            keys,
+            values,
+            query: self.query,
+            position: self.position,
+            n_heads: h.n_heads,
+            n_kv_heads: h.n_kv_heads,
+            head_dim: h.head_dim,
+            scale: h.attention_scale,
+            window: self.window,
+        };
+        attention.run(crew, scores, context_tokens, mixed);
+    }
+
+    /// The same with caches that `spill` lends.
+    fn attend_spilled(
+        &self,
+        crew: Crew<'_>,
+        h: &Hparams<'_>,
+        (spill, layer, place, (key_type, value_type)): (&dyn Spill, usize, Place, (CacheType, CacheType)),
+        (scores, context_tokens): (&mut [f32], usize),
+        mixed: &mut [f32],
+    ) -> Result<(), Lost> {
+        let n_new = self.key.len() / h.kv_width();
+        spill.lend(layer, self.position, n_new, &mut |keys, values| {
+            let mut keys = Cache::new(keys, key_type, h.n_kv_heads, h.head_dim);
+            let mut values = Cache::new(values, value_type, h.n_kv_heads, h.head_dim);
+            self.attend(crew, h, (place, &mut keys, &mut values), (&mut *scores, context_tokens), mixed);
+        })
+    }
+}
+
 /// out = linear(x).
-fn project(crew: Crew<'_>, linear: Linear<'_>, x: &[f32], activations: &mut Activations<'_>, out: &mut [f32]) {
+fn project(
+    (crew, store): (Crew<'_>, &dyn Store),
+    linear: Linear<'_>,
+    x: &[f32],
+    activations: &mut Activations<'_>,
+    out: &mut [f32],
+) -> Result<(), Error> {
     activations.quantize(crew.isa, x, linear.matrix.columns, &[&linear.matrix]);
-    matmul(crew, &linear.matrix, linear.bias, x, activations, out);
+    Ok(multiply((crew, store), &linear.matrix, linear.bias, x, activations, out)?)
 }
 
 /// hidden += norm(x), or x where there is no norm.
@@ -383,14 +565,6 @@ fn add_normed(crew: Crew<'_>, weight: Vector<'_>, epsilon: f32, x: &mut [f32], h
         crew.isa.run(RmsInPlace { weight, epsilon, x });
     }
     crew.isa.run(Add { sum: hidden, x });
-}
-
-/// Dequantizes one row of a matrix.
-fn read_row(matrix: &crate::ops::matmul::Matrix<'_>, row: usize, out: &mut [f32]) {
-    matrix
-        .kind
-        .dequantize(matrix.row(row), out)
-        .unwrap_or_else(|_| unreachable!("the model was checked to hold supported types only"));
 }
 
 /// Takes every buffer from the arena, in the plan's order.
@@ -409,12 +583,13 @@ fn carve<'a>(model: &Model<'a>, plan: &Plan, arena: &'a mut [u8]) -> Option<Buff
             q: arena.take(counts.blocks)?,
             scale: arena.take(counts.blocks)?,
             sum: arena.take(counts.blocks)?,
+            rest: arena.take(counts.rests)?,
         },
         frequencies: arena.take(counts.frequencies)?,
         angles: arena.take(counts.angles)?,
         scores: arena.take(counts.scores)?,
         logits: arena.take(counts.logits)?,
-        keys: Cache::new(arena.take(counts.keys)?, limits.cache_k, h.n_kv_heads, limits.context_tokens, h.head_dim),
-        values: Cache::new(arena.take(counts.values)?, limits.cache_v, h.n_kv_heads, limits.context_tokens, h.head_dim),
+        keys: Cache::new(arena.take(counts.keys)?, limits.cache_k, h.n_kv_heads, h.head_dim),
+        values: Cache::new(arena.take(counts.values)?, limits.cache_v, h.n_kv_heads, h.head_dim),
     })
 }

@@ -1,11 +1,13 @@
 //! The cache of keys and values of earlier positions, in 32, 16, 8 or 4 bits a value.
 
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::quant::Type;
+use crate::quant::{Type, is_among};
 use crate::simd::{BLOCK, LANES, Simd, padded};
 
 /// Bytes of a whole block of [`CacheType::Q4_0`].
 const Q4_BYTES: usize = 2 + BLOCK / 2;
+/// Names of caches, as `SMIDGEN_TYPES` has those of weights: a build for a board keeps values in these types alone.
+const NAMED: Option<&str> = option_env!("SMIDGEN_CACHES");
 
 /// How cached values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +35,18 @@ impl CacheType {
     }
 
     /// The name.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             CacheType::F32 => "f32",
             CacheType::F16 => "f16",
             CacheType::Q8_0 => "q8_0",
             CacheType::Q4_0 => "q4_0",
         }
+    }
+
+    /// Whether this build has caches of this type: every one has, unless `SMIDGEN_CACHES` named some.
+    pub(crate) const fn is_built(self) -> bool {
+        is_among(NAMED, self.name())
     }
 
     /// Bytes of one head's values at one position.
@@ -53,26 +60,29 @@ impl CacheType {
     }
 }
 
-/// The keys, or the values, of every layer: (n_layers, n_kv_heads, context_tokens, head_dim).
+/// Where the rows of one layer are in a [`Cache`]. The row of a position is the position modulo their number, so a layer that
+/// has fewer rows than there are positions holds the last ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Rows that each head has in the layers before.
+    pub start: usize,
+    /// Rows of each head.
+    pub n_rows: usize,
+}
+
+/// The keys, or the values, of every layer: of each layer (n_kv_heads, n_rows, head_dim).
 #[derive(Debug)]
 pub struct Cache<'a> {
     bytes: &'a mut [u8],
     kind: CacheType,
     n_kv_heads: usize,
-    context_tokens: usize,
     row_bytes: usize,
 }
 
 impl<'a> Cache<'a> {
     /// A cache in `bytes`, which hold the product of all dimensions in rows of `kind`.
-    pub fn new(
-        bytes: &'a mut [u8],
-        kind: CacheType,
-        n_kv_heads: usize,
-        context_tokens: usize,
-        head_dim: usize,
-    ) -> Self {
-        Self { bytes, kind, n_kv_heads, context_tokens, row_bytes: kind.row_bytes(head_dim) }
+    pub fn new(bytes: &'a mut [u8], kind: CacheType, n_kv_heads: usize, head_dim: usize) -> Self {
+        Self { bytes, kind, n_kv_heads, row_bytes: kind.row_bytes(head_dim) }
     }
 
     /// How values are stored.
@@ -80,11 +90,31 @@ impl<'a> Cache<'a> {
         self.kind
     }
 
-    /// The rows of one head of one layer, one for each position.
-    pub fn head(&self, layer: usize, head: usize) -> &[u8] {
-        let bytes = self.context_tokens * self.row_bytes;
-        let index = layer * self.n_kv_heads + head;
-        &self.bytes[index * bytes..(index + 1) * bytes]
+    /// The rows of one head of the layer at `place`.
+    pub fn head(&self, place: Place, head: usize) -> &[u8] {
+        let first = place.start * self.n_kv_heads + head * place.n_rows;
+        &self.bytes[first * self.row_bytes..(first + place.n_rows) * self.row_bytes]
+    }
+
+    /// The rows of positions `start` to `end` of one head of the layer at `place`, in order: the second part is what lies at the
+    /// beginning again.
+    pub fn positions(&self, place: Place, head: usize, (start, end): (usize, usize)) -> [&[u8]; 2] {
+        let rows = self.head(place, head);
+        let first = start % place.n_rows;
+        let n_first = (end - start).min(place.n_rows - first);
+        let n_second = end - start - n_first;
+        [&rows[first * self.row_bytes..(first + n_first) * self.row_bytes], &rows[..n_second * self.row_bytes]]
+    }
+
+    /// The first `n` rows of every head of every layer, in order, where each has `n_rows`.
+    pub fn pieces(&self, n: usize, n_rows: usize) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks_exact(n_rows * self.row_bytes).map(move |head| &head[..n * self.row_bytes])
+    }
+
+    /// As [`Cache::pieces`], to be filled in.
+    pub fn pieces_mut(&mut self, n: usize, n_rows: usize) -> impl Iterator<Item = &mut [u8]> {
+        let row_bytes = self.row_bytes;
+        self.bytes.chunks_exact_mut(n_rows * row_bytes).map(move |head| &mut head[..n * row_bytes])
     }
 
     /// Bytes of one row of [`Cache::head`].
@@ -93,16 +123,19 @@ impl<'a> Cache<'a> {
     }
 
     /// Stores every head of one position: `values` is (n_kv_heads, head_dim).
-    pub fn store(&mut self, layer: usize, position: usize, values: &[f32]) {
+    pub fn store(&mut self, place: Place, position: usize, values: &[f32]) {
         let head_dim = values.len() / self.n_kv_heads;
         for (head, values) in values.chunks_exact(head_dim).enumerate() {
-            let row = (layer * self.n_kv_heads + head) * self.context_tokens + position;
+            let row = place.start * self.n_kv_heads + head * place.n_rows + position % place.n_rows;
             let out = &mut self.bytes[row * self.row_bytes..(row + 1) * self.row_bytes];
             match self.kind {
-                CacheType::F32 => store_each(values, out, f32::to_le_bytes),
-                CacheType::F16 => store_each(values, out, |x| f32_to_f16(x).to_le_bytes()),
-                CacheType::Q8_0 => store_q8(values, out),
-                CacheType::Q4_0 => store_q4(values, out),
+                CacheType::F32 if const { CacheType::F32.is_built() } => store_each(values, out, f32::to_le_bytes),
+                CacheType::F16 if const { CacheType::F16.is_built() } => {
+                    store_each(values, out, |x| f32_to_f16(x).to_le_bytes());
+                }
+                CacheType::Q8_0 if const { CacheType::Q8_0.is_built() } => store_q8(values, out),
+                CacheType::Q4_0 if const { CacheType::Q4_0.is_built() } => store_q4(values, out),
+                _ => unreachable!("the plan refuses caches that are not built"),
             }
         }
     }
@@ -220,6 +253,8 @@ mod tests {
     use super::*;
     use crate::simd::Scalar;
 
+    const ONLY: Place = Place { start: 0, n_rows: 1 };
+
     fn read<C: CacheFormat>(row: &[u8], head_dim: usize) -> Vec<f32> {
         (0..head_dim)
             .step_by(LANES)
@@ -240,7 +275,7 @@ mod tests {
                 let mut bytes = vec![0; kind.row_bytes(LANES)];
                 let mut values = [0.5; LANES];
                 values[5] = wrong;
-                Cache::new(&mut bytes, kind, 1, 1, LANES).store(0, 0, &values);
+                Cache::new(&mut bytes, kind, 1, LANES).store(ONLY, 0, &values);
                 let values = if kind == CacheType::Q8_0 {
                     read::<CacheQ8>(&bytes, LANES)
                 } else {
@@ -258,9 +293,10 @@ mod tests {
             let values: Vec<f32> = (0..2 * head_dim).map(|i| (i as f32 * 1.3).sin()).collect();
             for kind in [CacheType::F32, CacheType::F16, CacheType::Q8_0, CacheType::Q4_0] {
                 let mut bytes = vec![0; 3 * 2 * 5 * kind.row_bytes(head_dim)];
-                let mut cache = Cache::new(&mut bytes, kind, 2, 5, head_dim);
-                cache.store(2, 4, &values);
-                let row = &cache.head(2, 1)[4 * cache.row_bytes()..];
+                let mut cache = Cache::new(&mut bytes, kind, 2, head_dim);
+                let place = Place { start: 10, n_rows: 5 };
+                cache.store(place, 9, &values);
+                let row = &cache.head(place, 1)[4 * cache.row_bytes()..];
                 let back = match kind {
                     CacheType::F32 => read::<CacheF32>(row, head_dim),
                     CacheType::F16 => read::<CacheF16>(row, head_dim),
@@ -281,16 +317,16 @@ mod tests {
         let mut values = [0.0; 20];
         (values[0], values[1], values[16], values[19]) = (-8.0, 3.0, 7.0, -2.4);
         let mut bytes = [0xee; 12];
-        Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
+        Cache::new(&mut bytes, CacheType::Q4_0, 1, 20).store(ONLY, 0, &values);
         // The scale is -8 / -8 = 1; codes are values plus 8.
         assert_eq!(bytes, [0x00, 0x3c, 0xb0, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x8f, 0x68]);
         // A largest value that is positive has a negative scale, and codes count down.
         values[0] = 8.0;
-        Cache::new(&mut bytes, CacheType::Q4_0, 1, 1, 20).store(0, 0, &values);
+        Cache::new(&mut bytes, CacheType::Q4_0, 1, 20).store(ONLY, 0, &values);
         assert_eq!(bytes[1..3], [0xbc, 0x50]);
         assert_eq!(read::<CacheQ4>(&bytes, 20)[..2], [8.0, 3.0]);
         let mut nothing = [0xee; 12];
-        Cache::new(&mut nothing, CacheType::Q4_0, 1, 1, 20).store(0, 0, &[0.0; 20]);
+        Cache::new(&mut nothing, CacheType::Q4_0, 1, 20).store(ONLY, 0, &[0.0; 20]);
         assert!(read::<CacheQ4>(&nothing, 20).iter().all(|&x| x == 0.0));
     }
 }

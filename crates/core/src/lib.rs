@@ -6,11 +6,13 @@
 
 pub mod bytes;
 pub mod half;
+pub mod packed;
 pub mod simd;
 pub mod quant;
 pub mod arena;
 pub mod workers;
 pub mod kv;
+pub mod store;
 pub mod ops;
 pub mod gguf;
 pub mod tokenizer;

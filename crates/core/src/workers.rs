@@ -86,26 +86,27 @@ impl Shared {
     }
 }
 
-/// Splits the columns of `out`, (rows, `stride`), into tasks of `chunk` columns (the last may be narrower), and gives each
-/// task its columns and the `scratch_len` floats of `scratch` that belong to its worker.
+/// Splits the columns `range` of `out`, (rows, `stride`), into tasks of `chunk` columns (the last may be narrower), and gives
+/// each task its columns and the `scratch_len` floats of `scratch` that belong to its worker.
 ///
 /// # Panics
-/// When `chunk` is zero, `out` is not whole rows, or `scratch` is too short for the workers.
+/// When `chunk` is zero, `out` is not whole rows, `range` does not lie within them, or `scratch` is too short for the workers.
 pub fn split(
     workers: &dyn Workers,
     out: &mut [f32],
-    stride: usize,
+    (stride, range): (usize, Range<usize>),
     chunk: usize,
     (scratch, scratch_len): (&mut [f32], usize),
     job: &(dyn Fn(&mut [f32], Columns<'_>) + Sync),
 ) {
-    assert!(out.len().is_multiple_of(stride));
+    assert!(out.len().is_multiple_of(stride) && range.start <= range.end && range.end <= stride);
     assert!(workers.n_workers().checked_mul(scratch_len).is_some_and(|needed| needed <= scratch.len()));
     let n_rows = out.len() / stride;
     let start = Shared(out.as_mut_ptr());
     let scratch = Shared(scratch.as_mut_ptr());
-    workers.run(stride.div_ceil(chunk), &|worker, task| {
-        let range = task * chunk..((task + 1) * chunk).min(stride);
+    workers.run(range.len().div_ceil(chunk), &|worker, task| {
+        let first = range.start + task * chunk;
+        let range = first..(first + chunk).min(range.end);
         // SAFETY: the part lies within `scratch` by the assertion above, and `Workers` promises that no other call uses
         // the same worker number at the same time.
         let own = unsafe { core::slice::from_raw_parts_mut(scratch.get().add(worker * scratch_len), scratch_len) };
@@ -120,15 +121,17 @@ mod tests {
     #[test]
     fn every_column_is_written_once() {
         let mut out = vec![0.0; 3 * 10];
-        split(&Single, &mut out, 10, 4, (&mut [0.0; 2], 2), &|scratch, mut columns| {
-            scratch[1] += 1.0;
-            for row in 0..columns.n_rows() {
-                let first = columns.range().start;
-                for (i, x) in columns.row(row).iter_mut().enumerate() {
-                    *x += (row * 10 + first + i) as f32;
+        for range in [0..3, 3..3, 3..10] {
+            split(&Single, &mut out, (10, range), 4, (&mut [0.0; 2], 2), &|scratch, mut columns| {
+                scratch[1] += 1.0;
+                for row in 0..columns.n_rows() {
+                    let first = columns.range().start;
+                    for (i, x) in columns.row(row).iter_mut().enumerate() {
+                        *x += (row * 10 + first + i) as f32;
+                    }
                 }
-            }
-        });
+            });
+        }
         assert!(out.iter().enumerate().all(|(i, &x)| x == i as f32));
     }
 }

@@ -4,14 +4,20 @@ use smidgen_core::engine::{self, Engine, Input, Observer};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
-use smidgen_core::plan::{Limits, Plan};
+use smidgen_core::plan::{self, Limits, Plan};
 use smidgen_core::quant::Type;
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::{Single, Workers};
 use std::path::PathBuf;
 
-const LIMITS: Limits =
-    Limits { context_tokens: 96, batch_tokens: 16, n_threads: 1, cache_k: CacheType::F32, cache_v: CacheType::F32 };
+const LIMITS: Limits = Limits {
+    context_tokens: 96,
+    batch_tokens: 16,
+    n_threads: 1,
+    cache_k: CacheType::F32,
+    cache_v: CacheType::F32,
+    keeps_all: false,
+};
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -47,6 +53,20 @@ fn with_engine<T>(
     let mut arena = vec![0xff; plan.arena_bytes()];
     let mut engine = Engine::new(&model, &plan, isa, workers, &mut arena).unwrap();
     job(&mut engine)
+}
+
+#[test]
+fn activations_take_what_the_plan_says() {
+    let bytes = tales();
+    let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+    let model = Model::new(&gguf, &mut layers).unwrap();
+    for batch_tokens in [1, 16, 96] {
+        let plan = Plan::new(&model, &Limits { batch_tokens, ..LIMITS }).unwrap();
+        let spans = plan.spans().iter().filter(|span| span.name.starts_with("activation"));
+        assert_eq!(plan::activation_bytes(&model, batch_tokens), Ok(spans.map(|span| span.bytes).sum()));
+    }
+    assert_eq!(plan::activation_bytes(&model, usize::MAX), Err(plan::Error::Overflow));
 }
 
 /// The logits of every position.

@@ -72,6 +72,8 @@ pub enum Problem {
     Shape,
     /// A tensor type number that we do not know.
     TensorType(u32),
+    /// The number of a type with the mark of weights that were packed, in a file that is read as it is.
+    Packed,
     /// A row length that is not a multiple of the type's block length.
     RowLength(u64, &'static str),
     /// Tensor data that does not begin on the file's alignment.
@@ -105,6 +107,13 @@ impl fmt::Display for Error {
             Problem::Dimensions(n) => write!(f, "tensor with {n} dimensions (1 to 4 are possible)"),
             Problem::Shape => write!(f, "tensor dimensions are zero or overflow"),
             Problem::TensorType(t) => write!(f, "unknown tensor type {t}"),
+            Problem::Packed => {
+                write!(
+                    f,
+                    "its weights are packed, and what says how is not read here or was cut off the file's end; "
+                )?;
+                write!(f, "'smidgen convert' writes the plain file")
+            }
             Problem::RowLength(n, name) => write!(f, "rows of {n} are not whole {name} blocks"),
             Problem::Unaligned(at) => write!(f, "tensor data at offset {at} is not aligned"),
             Problem::PastEnd(end, file) => {

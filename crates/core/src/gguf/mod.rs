@@ -18,6 +18,11 @@ const INDEXED_KEYS: usize = 96;
 /// Files of more tensors than this must list them in the order of their data.
 const PAIRWISE_TENSORS: u64 = 2048;
 
+/// Set in the number of a tensor's type when its data is packed (`docs/packed.md`): no number of a type has it.
+const PACKED: u32 = 1 << 31;
+/// Bytes of a tensor's description from the number of its type on: the number and the offset.
+const TYPE_AND_OFFSET: usize = 12;
+
 /// A checked GGUF header over bytes that the caller owns.
 #[derive(Clone)]
 pub struct Gguf<'a> {
@@ -272,7 +277,10 @@ impl<'a> Gguf<'a> {
             *dim = read_len(cursor, self.version).ok_or_else(|| truncated("dimensions"))?;
         }
         let id = cursor.u32().ok_or_else(|| truncated("tensor type"))?;
-        let kind = Type::from_id(id).ok_or_else(|| fail(name, here, Problem::TensorType(id)))?;
+        let kind = Type::from_id(id).ok_or_else(|| {
+            let is_packed = Type::from_id(id & !PACKED).is_some();
+            fail(name, here, if is_packed { Problem::Packed } else { Problem::TensorType(id) })
+        })?;
         let relative = cursor.u64().ok_or_else(|| truncated("tensor offset"))?;
         let n_rows = dims[1..].iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
         let shape = || fail(name, here, Problem::Shape);
@@ -342,6 +350,13 @@ impl<'a> Gguf<'a> {
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'a>> + use<'_, 'a> {
         let mut cursor = Cursor::at(self.bytes, self.tensors_at, self.endian);
         (0..self.n_tensors).map_while(move |_| self.read_tensor(&mut cursor).ok())
+    }
+
+    /// Where the number of each tensor's type lies in the file, in file order.
+    pub fn type_offsets(&self) -> impl Iterator<Item = u64> + use<'_, 'a> {
+        let mut cursor = Cursor::at(self.bytes, self.tensors_at, self.endian);
+        (0..self.n_tensors)
+            .map_while(move |_| self.read_tensor(&mut cursor).ok().map(|_| (cursor.offset() - TYPE_AND_OFFSET) as u64))
     }
 
     /// The tensor whose name the `parts` make when joined.

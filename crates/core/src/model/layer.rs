@@ -1,7 +1,7 @@
 //! The tensors of one layer, and where in it a tensor's name puts it.
 
-use super::{Error, Hparams};
-use crate::gguf::{Gguf, Name, Tensor};
+use super::{Error, Held, Hparams};
+use crate::gguf::{Name, Tensor};
 use crate::ops::matmul::Matrix;
 use crate::ops::norm::Vector;
 use crate::quant::Type;
@@ -148,9 +148,16 @@ impl<'a> Layer<'a> {
         self.vector(V::PostFeedForwardNorm)
     }
 
-    /// Whether a matrix of this layer is of an integer format.
-    pub fn has_integer_weights(&self) -> bool {
-        self.matrices.iter().any(|matrix| matrix.kind.is_integer())
+    /// The matrices in the order in which a pass multiplies with them.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> + use<'a> {
+        let order = [M::Query, M::Key, M::Value, M::Output, M::Up, M::Gate, M::Down];
+        let matrices = self.matrices;
+        order.into_iter().map(move |slot| matrices[slot as usize]).filter(|matrix| matrix.rows > 0)
+    }
+
+    /// Whether `is` holds for the type of a matrix of this layer.
+    pub fn has_weights(&self, is: fn(Type) -> bool) -> bool {
+        self.matrices.iter().any(|matrix| is(matrix.kind))
     }
 
     /// Puts `tensor`, called `suffix` after `blk.N.`, in its place.
@@ -158,29 +165,29 @@ impl<'a> Layer<'a> {
         &mut self,
         suffix: &[u8],
         tensor: &Tensor<'a>,
-        gguf: &Gguf<'a>,
+        held: Held<'_, 'a>,
         h: &Hparams,
     ) -> Result<(), Error> {
         if let Some((_, slot)) = MATRICES.iter().find(|(name, _)| name.as_bytes() == suffix) {
             let [columns, rows] = matrix_shape(*slot, h);
-            self.matrices[*slot as usize] = matrix(gguf, tensor, columns, rows)?;
+            self.matrices[*slot as usize] = matrix(held, tensor, columns, rows)?;
             return Ok(());
         }
         if let Some((_, slot)) = VECTORS.iter().find(|(name, _)| name.as_bytes() == suffix) {
-            self.vectors[*slot as usize] = vector(gguf, tensor, vector_len(*slot, h))?;
+            self.vectors[*slot as usize] = vector(held, tensor, vector_len(*slot, h))?;
             return Ok(());
         }
         // Query, key and value in one tensor, one after the other (gpt2).
         let (q, kv) = (h.query_width(), h.kv_width());
         match suffix {
             b"attn_qkv.weight" => {
-                let all = matrix(gguf, tensor, h.n_embd, q + 2 * kv)?;
+                let all = matrix(held, tensor, h.n_embd, q + 2 * kv)?;
                 self.matrices[M::Query as usize] = all.slice(0..q);
                 self.matrices[M::Key as usize] = all.slice(q..q + kv);
                 self.matrices[M::Value as usize] = all.slice(q + kv..q + 2 * kv);
             }
             b"attn_qkv.bias" => {
-                let all = vector(gguf, tensor, q + 2 * kv)?;
+                let all = vector(held, tensor, q + 2 * kv)?;
                 self.vectors[V::QueryBias as usize] = all.slice(0..q);
                 self.vectors[V::KeyBias as usize] = all.slice(q..q + kv);
                 self.vectors[V::ValueBias as usize] = all.slice(q + kv..q + 2 * kv);
@@ -258,7 +265,7 @@ fn vector_len(slot: V, h: &Hparams) -> usize {
 
 /// `tensor` as a matrix of `rows` x `columns`.
 pub(super) fn matrix<'a>(
-    gguf: &Gguf<'a>,
+    held: Held<'_, 'a>,
     tensor: &Tensor<'a>,
     columns: usize,
     rows: usize,
@@ -271,12 +278,12 @@ pub(super) fn matrix<'a>(
     if !tensor.kind.is_supported() {
         return Err(Error::TensorType(name, tensor.kind.name()));
     }
-    let data = gguf.data(tensor).ok_or(Error::NoData(name))?;
-    Matrix::new(data, tensor.kind, rows, columns).ok_or(Error::NoData(name))
+    let data = held(tensor).ok_or(Error::NoData(name))?;
+    Matrix::partly(data, tensor.offset, tensor.kind, rows, columns).ok_or(Error::NoData(name))
 }
 
 /// `tensor` as a vector of `len` floats.
-pub(super) fn vector<'a>(gguf: &Gguf<'a>, tensor: &Tensor<'a>, len: usize) -> Result<Vector<'a>, Error> {
+pub(super) fn vector<'a>(held: Held<'_, 'a>, tensor: &Tensor<'a>, len: usize) -> Result<Vector<'a>, Error> {
     let name = Name::new(tensor.name);
     let wanted = [len as u64, 1];
     if tensor.dims[..2] != wanted || tensor.dims[2..] != [1, 1] {
@@ -285,5 +292,6 @@ pub(super) fn vector<'a>(gguf: &Gguf<'a>, tensor: &Tensor<'a>, len: usize) -> Re
     if tensor.kind != Type::F32 {
         return Err(Error::TensorType(name, tensor.kind.name()));
     }
-    Ok(Vector::new(gguf.data(tensor).ok_or(Error::NoData(name))?))
+    let data = held(tensor).filter(|data| data.len() == 4 * len);
+    data.map(Vector::new).ok_or(Error::NoData(name))
 }

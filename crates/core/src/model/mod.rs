@@ -17,6 +17,9 @@ use crate::ops::norm::Vector;
 use crate::ops::rope::Rope;
 use layer::{matrix, vector};
 
+/// The bytes of a tensor that are in memory: all of them, or of a matrix the first rows. `None` when they should be and are not.
+pub type Held<'f, 'a> = &'f dyn Fn(&Tensor<'a>) -> Option<&'a [u8]>;
+
 /// A model that can be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
@@ -44,6 +47,15 @@ impl<'a> Model<'a> {
     /// # Errors
     /// The first key or tensor that is missing, of another shape or type than the architecture needs, or left over.
     pub fn new(gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self, Error> {
+        Self::partly_held(gguf, layers, &|tensor| gguf.data(tensor))
+    }
+
+    /// As [`Model::new`], for a model of which only a part is in memory: `held` gives the first rows of a matrix, or none of them,
+    /// and every vector as a whole. The other rows come from the [`Store`](crate::store::Store) that the engine is given.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`].
+    pub fn partly_held(gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>], held: Held<'_, 'a>) -> Result<Self, Error> {
         if gguf.endian() == Endian::Big {
             return Err(Error::BigEndian);
         }
@@ -73,8 +85,8 @@ impl<'a> Model<'a> {
                 Some((index, suffix)) => layers
                     .get_mut(index)
                     .ok_or(Error::Unused(Name::new(tensor.name)))?
-                    .place(suffix, &tensor, gguf, &hparams)?,
-                None => model.place(&tensor, gguf)?,
+                    .place(suffix, &tensor, held, &hparams)?,
+                None => model.place(&tensor, held)?,
             }
         }
         model.check(layers)?;
@@ -86,18 +98,18 @@ impl<'a> Model<'a> {
     }
 
     /// Puts a tensor that belongs to no layer in its place.
-    fn place(&mut self, tensor: &Tensor<'a>, gguf: &Gguf<'a>) -> Result<(), Error> {
+    fn place(&mut self, tensor: &Tensor<'a>, held: Held<'_, 'a>) -> Result<(), Error> {
         let h = &self.hparams;
         match tensor.name {
-            b"token_embd.weight" => self.embedding = matrix(gguf, tensor, h.n_embd, h.n_vocab)?,
-            b"output.weight" => self.output = matrix(gguf, tensor, h.n_embd, h.n_vocab)?,
-            b"output_norm.weight" => self.output_norm = vector(gguf, tensor, h.n_embd)?,
-            b"output_norm.bias" => self.output_norm_bias = vector(gguf, tensor, h.n_embd)?,
+            b"token_embd.weight" => self.embedding = matrix(held, tensor, h.n_embd, h.n_vocab)?,
+            b"output.weight" => self.output = matrix(held, tensor, h.n_embd, h.n_vocab)?,
+            b"output_norm.weight" => self.output_norm = vector(held, tensor, h.n_embd)?,
+            b"output_norm.bias" => self.output_norm_bias = vector(held, tensor, h.n_embd)?,
             b"position_embd.weight" if h.family.positions == Positions::Learned => {
-                self.positions = matrix(gguf, tensor, h.n_embd, h.context_train)?;
+                self.positions = matrix(held, tensor, h.n_embd, h.context_train)?;
             }
             b"rope_freqs.weight" if h.family.positions != Positions::Learned => {
-                self.rope_factors = vector(gguf, tensor, h.n_rot / 2)?;
+                self.rope_factors = vector(held, tensor, h.n_rot / 2)?;
                 if let Some(bad) = self.rope_factors.iter().find(|factor| !(factor.is_finite() && *factor > 0.0)) {
                     return Err(Error::Value(Name::new(tensor.name), bad));
                 }
@@ -139,6 +151,11 @@ impl<'a> Model<'a> {
     /// The layers in order.
     pub fn layers(&self) -> &'a [Layer<'a>] {
         self.layers
+    }
+
+    /// The matrices that a pass multiplies with, in the order in which it does.
+    pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> {
+        self.layers.iter().flat_map(Layer::matrices).chain([self.output])
     }
 
     /// (n_vocab, n_embd).

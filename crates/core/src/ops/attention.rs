@@ -6,14 +6,14 @@
 
 use super::math::{exp, sum};
 use super::matmul::Crew;
-use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType};
-use crate::simd::{Kernel, LANES, Simd};
+use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, Place};
+use crate::simd::{Kernel, LANES, Simd, TILE};
 use crate::workers::split;
 
 /// One layer's attention.
 pub struct Attention<'a> {
-    /// Which layer of the caches.
-    pub layer: usize,
+    /// The layer's place in the caches.
+    pub place: Place,
     /// The cached keys, the newest included.
     pub keys: &'a Cache<'a>,
     /// The cached values, the newest included.
@@ -39,7 +39,7 @@ impl Attention<'_> {
     /// floats for each worker.
     pub fn run(&self, crew: Crew<'_>, scores: &mut [f32], context_tokens: usize, out: &mut [f32]) {
         let width = self.n_heads * self.head_dim;
-        split(crew.workers, out, width, self.head_dim, (scores, context_tokens), &|scores, mut columns| {
+        split(crew.workers, out, (width, 0..width), self.head_dim, (scores, context_tokens), &|scores, mut columns| {
             let head = columns.range().start / self.head_dim;
             let kv_head = head / (self.n_heads / self.n_kv_heads);
             for token in 0..columns.n_rows() {
@@ -47,18 +47,18 @@ impl Attention<'_> {
                 let start = self.window.map_or(0, |window| end.saturating_sub(window));
                 let scores = &mut scores[..end - start];
                 let query = &self.query[token * width + head * self.head_dim..][..self.head_dim];
-                let rows = |cache: &'_ Cache<'_>| start * cache.row_bytes()..end * cache.row_bytes();
-                let keys = &self.keys.head(self.layer, kv_head)[rows(self.keys)];
-                let values = &self.values.head(self.layer, kv_head)[rows(self.values)];
-                let score = Score { query, keys, row_bytes: self.keys.row_bytes(), scale: self.scale, scores };
-                run_cached(crew, self.keys.kind(), score);
+                let [keys, values] =
+                    [self.keys, self.values].map(|cache| cache.positions(self.place, kv_head, (start, end)));
+                let row_bytes = self.keys.row_bytes();
+                let (first, second) = scores.split_at_mut(keys[0].len() / row_bytes);
+                for (keys, scores) in keys.into_iter().zip([first, second]).filter(|(keys, _)| !keys.is_empty()) {
+                    let score = Score { query, keys, row_bytes, scale: self.scale, scores };
+                    run_cached(crew, self.keys.kind(), score);
+                }
                 crew.isa.run(Softmax { scores });
                 let out = columns.row(token);
-                run_cached(
-                    crew,
-                    self.values.kind(),
-                    Mix { weights: scores, values, row_bytes: self.values.row_bytes(), out },
-                );
+                let mix = Mix { weights: scores, values, row_bytes: self.values.row_bytes(), out };
+                run_cached(crew, self.values.kind(), mix);
             }
         });
     }
@@ -70,12 +70,17 @@ trait CacheKernel {
 }
 
 fn run_cached<K: CacheKernel>(crew: Crew<'_>, kind: CacheType, kernel: K) {
-    match kind {
-        CacheType::F32 => crew.isa.run(With::<_, CacheF32>(kernel, core::marker::PhantomData)),
-        CacheType::F16 => crew.isa.run(With::<_, CacheF16>(kernel, core::marker::PhantomData)),
-        CacheType::Q8_0 => crew.isa.run(With::<_, CacheQ8>(kernel, core::marker::PhantomData)),
-        CacheType::Q4_0 => crew.isa.run(With::<_, CacheQ4>(kernel, core::marker::PhantomData)),
+    macro_rules! with {
+        ($($kind:ident $format:ident)+) => {
+            match kind {
+                $(CacheType::$kind if const { CacheType::$kind.is_built() } => {
+                    crew.isa.run(With::<_, $format>(kernel, core::marker::PhantomData));
+                })+
+                _ => unreachable!("the plan refuses caches that are not built"),
+            }
+        };
     }
+    with!(F32 CacheF32 F16 CacheF16 Q8_0 CacheQ8 Q4_0 CacheQ4)
 }
 
 /// A kernel with its way of reading rows decided.
@@ -103,17 +108,37 @@ impl CacheKernel for Score<'_> {
     fn run<S: Simd, C: CacheFormat>(self, s: S) {
         let (chunks, rest) = self.query.as_chunks::<LANES>();
         let last = s.load_part(rest);
-        for (score, key) in self.scores.iter_mut().zip(self.keys.chunks_exact(self.row_bytes)) {
-            let mut sums = s.splat(0.0);
-            for (i, chunk) in chunks.iter().enumerate() {
-                sums = s.add(sums, s.mul(s.load(chunk), C::load(s, key, i * LANES, LANES)));
+        // Sixteen positions share the steps of adding up their lanes.
+        let (groups, scores) = match TILE {
+            LANES => self.scores.as_chunks_mut::<LANES>(),
+            // Where there are no vectors, they share nothing.
+            _ => (&mut [][..], self.scores),
+        };
+        let mut keys = self.keys.chunks_exact(self.row_bytes);
+        let mut sums = [s.splat(0.0); LANES];
+        for group in groups {
+            for (sums, key) in sums.iter_mut().zip(&mut keys) {
+                *sums = products::<S, C>(s, chunks, (last, rest.len()), key);
             }
-            if !rest.is_empty() {
-                sums = s.add(sums, s.mul(last, C::load(s, key, chunks.len() * LANES, rest.len())));
-            }
-            *score = s.sum(sums) * self.scale;
+            s.store(s.mul(s.sums(&sums), s.splat(self.scale)), group);
+        }
+        for (score, key) in scores.iter_mut().zip(keys) {
+            *score = s.sum(products::<S, C>(s, chunks, (last, rest.len()), key)) * self.scale;
         }
     }
+}
+
+/// The products of a query, in whole vectors and a `last` one of `n_last` values, with a key, lane by lane.
+#[inline(always)]
+fn products<S: Simd, C: CacheFormat>(s: S, query: &[[f32; LANES]], (last, n_last): (S::F, usize), key: &[u8]) -> S::F {
+    let mut sums = s.splat(0.0);
+    for (i, chunk) in query.iter().enumerate() {
+        sums = s.add(sums, s.mul(s.load(chunk), C::load(s, key, i * LANES, LANES)));
+    }
+    if n_last > 0 {
+        sums = s.add(sums, s.mul(last, C::load(s, key, query.len() * LANES, n_last)));
+    }
+    sums
 }
 
 /// Turns scores into weights that sum to one.
@@ -126,7 +151,7 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let largest = self.scores.iter().fold(f32::NEG_INFINITY, |largest, &x| if x > largest { x } else { largest });
+        let largest = largest(self.scores);
         for score in self.scores.iter_mut() {
             *score = exp(*score - largest);
         }
@@ -137,21 +162,62 @@ impl Kernel for Softmax<'_> {
     }
 }
 
+/// The largest of `x`, whatever is no number left out.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (groups, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for group in groups {
+        for (lane, &x) in lanes.iter_mut().zip(group) {
+            *lane = larger(*lane, x);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &x| larger(largest, x))
+}
+
 struct Mix<'a> {
     weights: &'a [f32],
-    values: &'a [u8],
+    /// The rows of the first weights, and those of the others.
+    values: [&'a [u8]; 2],
     row_bytes: usize,
     out: &'a mut [f32],
 }
 
+/// Vectors of a head that are mixed side by side: the adds of one wait for each other, those of another do not.
+const SIDE_BY_SIDE: usize = 4;
+
 impl CacheKernel for Mix<'_> {
     #[inline(always)]
-    fn run<S: Simd, C: CacheFormat>(self, s: S) {
-        for (i, out) in self.out.chunks_mut(LANES).enumerate() {
-            let mut sums = s.splat(0.0);
-            for (&weight, value) in self.weights.iter().zip(self.values.chunks_exact(self.row_bytes)) {
-                sums = s.add(sums, s.mul(s.splat(weight), C::load(s, value, i * LANES, out.len())));
+    fn run<S: Simd, C: CacheFormat>(mut self, s: S) {
+        let mut column = 0;
+        while column + SIDE_BY_SIDE * LANES <= self.out.len() {
+            self.columns::<S, C, SIDE_BY_SIDE>(s, column);
+            column += SIDE_BY_SIDE * LANES;
+        }
+        while column < self.out.len() {
+            self.columns::<S, C, 1>(s, column);
+            column += LANES;
+        }
+    }
+}
+
+impl Mix<'_> {
+    /// `N` vectors from column `first` on; the last may be a part of one.
+    #[inline(always)]
+    fn columns<S: Simd, C: CacheFormat, const N: usize>(&mut self, s: S, first: usize) {
+        let n = if N > 1 { LANES } else { LANES.min(self.out.len() - first) };
+        let mut sums = [s.splat(0.0); N];
+        let (weights, more) = self.weights.split_at(self.values[0].len() / self.row_bytes);
+        for (weights, values) in [(weights, self.values[0]), (more, self.values[1])] {
+            for (&weight, value) in weights.iter().zip(values.chunks_exact(self.row_bytes)) {
+                let weight = s.splat(weight);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    *sums = s.add(*sums, s.mul(weight, C::load(s, value, first + i * LANES, n)));
+                }
             }
+        }
+        for (sums, out) in sums.into_iter().zip(self.out[first..].chunks_mut(LANES)) {
             let mut lanes = [0.0; LANES];
             s.store(sums, &mut lanes);
             out.copy_from_slice(&lanes[..out.len()]);

@@ -4,15 +4,20 @@
 //! path through the same additions whoever computes it, alone or in a batch.
 
 use super::norm::Vector;
-use crate::quant::{Activation, Format, Tile, Type, n_blocks, quantize_activation, with_format};
-use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE};
+use super::products::{self, IN_BATCHES, TOKENS, Tokens};
+use crate::quant::panel::{Panel, Shape, Unpack};
+use crate::quant::{FloatRows, Format, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer};
+use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE, each_row, prefetch};
 use crate::workers::{Columns, Single, Workers, split};
+use core::marker::PhantomData;
 
-/// A weight matrix as it lies in the file: `rows` rows of `columns` values.
+/// A weight matrix as it lies in the file: `rows` rows of `columns` values, of which the first are in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    /// The rows one after the other, little-endian.
+    /// The rows that are in memory one after the other, little-endian.
     data: &'a [u8],
+    /// Where the first row lies in the file, for the rows that are not.
+    offset: u64,
     /// How many rows (outputs).
     pub rows: usize,
     /// Values in a row (inputs).
@@ -24,15 +29,43 @@ pub struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// No matrix.
-    pub const EMPTY: Matrix<'static> = Matrix { data: &[], rows: 0, columns: 0, kind: Type::F32, row_bytes: 0 };
+    pub const EMPTY: Matrix<'static> =
+        Matrix { data: &[], offset: 0, rows: 0, columns: 0, kind: Type::F32, row_bytes: 0 };
 
     /// The matrix in `data`; `None` when that is not exactly `rows` rows of `columns` values of `kind`.
     pub fn new(data: &'a [u8], kind: Type, rows: usize, columns: usize) -> Option<Self> {
-        let row_bytes = usize::try_from(kind.row_bytes(columns as u64)?).ok()?;
-        (row_bytes.checked_mul(rows)? == data.len()).then_some(Matrix { data, rows, columns, kind, row_bytes })
+        Self::partly(data, 0, kind, rows, columns).filter(|matrix| matrix.held_rows() == rows)
     }
 
-    /// The bytes of row `row`.
+    /// The matrix at byte `offset` of a file, whose first rows are in `data`; `None` when these are not whole rows, or more of
+    /// them than there are.
+    pub fn partly(data: &'a [u8], offset: u64, kind: Type, rows: usize, columns: usize) -> Option<Self> {
+        let row_bytes = usize::try_from(kind.row_bytes(columns as u64)?).ok()?;
+        let fits = data.len() <= row_bytes.checked_mul(rows)? && data.len().checked_rem(row_bytes)? == 0;
+        fits.then_some(Matrix { data, offset, rows, columns, kind, row_bytes })
+    }
+
+    /// How many rows, from the first on, are in memory.
+    pub fn held_rows(&self) -> usize {
+        self.data.len().checked_div(self.row_bytes).unwrap_or(0)
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Where row `row` lies in the file.
+    pub fn offset(&self, row: usize) -> u64 {
+        self.offset + row as u64 * self.row_bytes as u64
+    }
+
+    /// The rows in `data`, which are some of this matrix, as a matrix of their own.
+    pub fn of_rows<'b>(&self, data: &'b [u8]) -> Matrix<'b> {
+        Matrix { data, rows: data.len().checked_div(self.row_bytes).unwrap_or(0), ..*self }
+    }
+
+    /// The bytes of row `row`, which is in memory.
     #[inline(always)]
     pub fn row(&self, row: usize) -> &'a [u8] {
         &self.data[row * self.row_bytes..][..self.row_bytes]
@@ -40,27 +73,31 @@ impl<'a> Matrix<'a> {
 
     /// Some of the rows as a matrix of their own.
     pub fn slice(&self, rows: core::ops::Range<usize>) -> Matrix<'a> {
-        let data = &self.data[rows.start * self.row_bytes..rows.end * self.row_bytes];
-        Matrix { data, rows: rows.len(), ..*self }
+        let held = |row: usize| row.min(self.held_rows()) * self.row_bytes;
+        let data = &self.data[held(rows.start)..held(rows.end)];
+        Matrix { data, offset: self.offset(rows.start), rows: rows.len(), ..*self }
     }
 }
 
-/// A batch of activations, and room for their 8-bit form.
+/// A batch of activations, and room for their integer form.
 #[derive(Debug)]
 pub struct Activations<'a> {
     /// The 8-bit values, (tokens, blocks).
     pub q: &'a mut [[i8; BLOCK]],
     /// Their scales, (tokens, blocks).
     pub scale: &'a mut [f32],
-    /// Their sums, (tokens, blocks).
-    pub sum: &'a mut [i32],
+    /// The sums of their halves, (tokens, blocks).
+    pub sum: &'a mut [[i32; 2]],
+    /// What the 8-bit values leave over, (tokens, blocks); empty for a model without types that read it.
+    pub rest: &'a mut [[i8; BLOCK]],
 }
 
 impl Activations<'_> {
-    /// Fills in the 8-bit form of the rows of `x`, (tokens, `columns`), when one of `matrices` reads it.
+    /// Fills in the integer form of the rows of `x`, (tokens, `columns`), when one of `matrices` reads it.
     pub fn quantize(&mut self, isa: Isa, x: &[f32], columns: usize, matrices: &[&Matrix<'_>]) {
         if matrices.iter().any(|matrix| matrix.kind.is_integer()) {
-            isa.run(Quantize { activations: self, x, columns });
+            let fine = matrices.iter().any(|matrix| matrix.kind.is_fine());
+            isa.run(Quantize { activations: self, x, columns, fine });
         }
     }
 }
@@ -69,6 +106,7 @@ struct Quantize<'a, 'b> {
     activations: &'a mut Activations<'b>,
     x: &'a [f32],
     columns: usize,
+    fine: bool,
 }
 
 impl Kernel for Quantize<'_, '_> {
@@ -79,8 +117,12 @@ impl Kernel for Quantize<'_, '_> {
         let n = n_blocks(self.columns);
         for (token, x) in self.x.chunks_exact(self.columns).enumerate() {
             let blocks = token * n..(token + 1) * n;
-            let Activations { q, scale, sum } = &mut *self.activations;
-            quantize_activation(x, &mut q[blocks.clone()], &mut scale[blocks.clone()], &mut sum[blocks]);
+            let Activations { q, scale, sum, rest } = &mut *self.activations;
+            let (q, scale) = (&mut q[blocks.clone()], &mut scale[blocks.clone()]);
+            quantize_activation(x, q, scale, &mut sum[blocks.clone()]);
+            if self.fine {
+                quantize_rest(x, q, scale, &mut rest[blocks]);
+            }
         }
     }
 }
@@ -99,11 +141,12 @@ const SMALL_JOB: usize = 1 << 17;
 /// Tasks for each worker: enough to even out an unlucky one, few enough to hand out cheaply.
 const TASKS_PER_WORKER: usize = 4;
 
-/// Writes `matrix * x + bias` for every row of `x`: `out` is (tokens, matrix rows), `x` (tokens, columns), and
-/// `activations` holds the 8-bit form of `x` when the matrix is of an integer format. No bias when it is empty.
+/// Writes `matrix * x + bias` for every row of `x`, from column `first` of `out` on: `out` is (tokens, n), `x` (tokens,
+/// columns), `bias` (n), and `activations` holds the integer form of `x` when the matrix is of an integer format. No bias when
+/// it is empty. A matrix that is not in memory as a whole is multiplied by [`linear`](super::linear::multiply).
 pub fn matmul(
     crew: Crew<'_>,
-    matrix: &Matrix<'_>,
+    (matrix, first): (&Matrix<'_>, usize),
     bias: Vector<'_>,
     x: &[f32],
     activations: &Activations<'_>,
@@ -113,78 +156,132 @@ pub fn matmul(
     let workers: &dyn Workers = if alone { &Single } else { crew.workers };
     let tasks = if workers.n_workers() == 1 { 1 } else { workers.n_workers() * TASKS_PER_WORKER };
     let chunk = matrix.rows.div_ceil(tasks).next_multiple_of(TILE);
-    split(workers, out, matrix.rows, chunk, (&mut [], 0), &|_, columns| {
-        with_format!(matrix.kind, F => {
-            crew.isa.run(Rows::<F> { matrix, bias, x, activations, columns, format: core::marker::PhantomData })
-        }, _ => unreachable!("the model was checked to hold supported types only"))
+    let stride = out.len() / (x.len() / matrix.columns);
+    split(workers, out, (stride, first..first + matrix.rows), chunk, (&mut [], 0), &|_, mut columns| {
+        let range = columns.range();
+        let matrix = &matrix.slice(range.start - first..range.end - first);
+        with_floats!(matrix.kind, F => {
+            let format = PhantomData::<F>;
+            crew.isa.run(FloatProducts { matrix, x, columns: &mut columns, format });
+        }, _ => integer_products(crew.isa, matrix, activations, &mut columns));
+        if !bias.is_empty() {
+            let bias = bias.slice(range);
+            for token in 0..columns.n_rows() {
+                columns.row(token).iter_mut().zip(bias.iter()).for_each(|(out, b)| *out += b);
+            }
+        }
     });
 }
 
-/// The dot products of some rows of a matrix with every activation.
-struct Rows<'a, F> {
-    matrix: &'a Matrix<'a>,
-    bias: Vector<'a>,
-    x: &'a [f32],
-    activations: &'a Activations<'a>,
-    columns: Columns<'a>,
-    format: core::marker::PhantomData<F>,
+/// The rows of a matrix from `first` on, as many as a tile takes: where there are fewer, the last one again and again.
+#[inline(always)]
+fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
+    each_row!(r => matrix.row((first + r).min(matrix.rows - 1)))
 }
 
-/// Tokens whose activations meet a tile of weights while it is in registers.
-const TOKENS: usize = 4;
+/// The dot products of the rows of a matrix of an integer format with every activation, tile by tile and panel by panel.
+fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>, columns: &mut Columns<'_>) {
+    let Unpacker { shape, n_blocks: panel_blocks, unpack } = Unpacker::new(matrix.kind);
+    let tokens = Tokens {
+        n_blocks: n_blocks(matrix.columns),
+        q: activations.q,
+        scale: activations.scale,
+        sum: activations.sum,
+        rest: activations.rest,
+    };
+    let n_panels = tokens.n_blocks.div_ceil(panel_blocks);
+    let mut panel = Panel::EMPTY;
+    for first in (0..matrix.rows).step_by(TILE) {
+        let rows = tile_rows(matrix, first);
+        let width = TILE.min(matrix.rows - first);
+        let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE));
+        let share = next.data.len().div_ceil(n_panels);
+        for index in 0..n_panels {
+            // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
+            prefetch(next.data.get(index * share..next.data.len().min((index + 1) * share)).unwrap_or_default());
+            unpack(isa, &rows, index, &mut panel);
+            let out = products::Tile { columns, at: first, width };
+            products::multiply(isa, shape, &panel, index * panel_blocks, &tokens, out);
+        }
+    }
+}
 
-impl<F: Format> Kernel for Rows<'_, F> {
+/// What there is to know of an integer format.
+struct Unpacker {
+    shape: Shape,
+    n_blocks: usize,
+    unpack: fn(Isa, &[&[u8]; TILE], usize, &mut Panel),
+}
+
+impl Unpacker {
+    fn new(kind: Type) -> Self {
+        /// How the rows of `F` are unpacked.
+        type Rows<F> = <F as Format>::Rows;
+        with_integer!(kind, F => Unpacker {
+            shape: <Rows<F> as Unpack<F>>::SHAPE,
+            n_blocks: <Rows<F> as Unpack<F>>::N_BLOCKS,
+            unpack: |isa, rows, index, panel| isa.run(UnpackPanel { rows, index, panel, format: PhantomData::<F> }),
+        }, _ => unreachable!("the model was checked to hold supported types only"))
+    }
+}
+
+/// Fills in one panel.
+struct UnpackPanel<'a, 'b, F> {
+    rows: &'a [&'b [u8]; TILE],
+    index: usize,
+    panel: &'a mut Panel,
+    format: PhantomData<F>,
+}
+
+impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackPanel<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        F::Rows::unpack(s, self.rows, self.index, self.panel);
+    }
+}
+
+/// The dot products of the rows of a matrix of floats with every token's values.
+struct FloatProducts<'a, 'b, F> {
+    matrix: &'a Matrix<'a>,
+    x: &'a [f32],
+    columns: &'a mut Columns<'b>,
+    format: PhantomData<F>,
+}
+
+impl<F: FloatRows> Kernel for FloatProducts<'_, '_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let range = self.columns.range();
         let n_tokens = self.columns.n_rows();
-        for first in range.clone().step_by(TILE) {
-            // A last, narrower tile repeats its last row; the surplus is not written.
-            let rows = core::array::from_fn(|r| self.matrix.row((first + r).min(range.end - 1)));
-            let width = TILE.min(range.end - first);
+        for first in (0..self.matrix.rows).step_by(TILE) {
+            let rows = tile_rows(self.matrix, first);
+            let width = TILE.min(self.matrix.rows - first);
             let mut token = 0;
-            while token + TOKENS <= n_tokens {
-                self.tile::<S, TOKENS>(s, &rows, token, first - range.start, width);
+            while IN_BATCHES && token + TOKENS <= n_tokens {
+                self.tile::<S, TOKENS>(s, &rows, token, first, width);
                 token += TOKENS;
             }
             while token < n_tokens {
-                self.tile::<S, 1>(s, &rows, token, first - range.start, width);
+                self.tile::<S, 1>(s, &rows, token, first, width);
                 token += 1;
             }
         }
     }
 }
 
-impl<'a, F: Format> Rows<'a, F> {
+impl<F: FloatRows> FloatProducts<'_, '_, F> {
     /// One tile of `width` rows with `T` tokens from `token` on, written at column `at` of this task.
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(&mut self, s: S, rows: &[&[u8]; TILE], token: usize, at: usize, width: usize) {
-        let activations: [Activation<'a>; T] = core::array::from_fn(|t| self.activation(token + t));
+        let n = self.matrix.columns;
+        let x: [&[f32]; T] = core::array::from_fn(|t| &self.x[(token + t) * n..(token + t + 1) * n]);
         let mut out = [[0.0; TILE]; T];
-        F::Rows::tile(s, rows, &activations, &mut out);
-        let first = self.columns.range().start + at;
+        F::tile(s, rows, &x, &mut out);
         for (t, products) in out.iter().enumerate() {
-            let out = &mut self.columns.row(token + t)[at..at + width];
-            out.copy_from_slice(&products[..width]);
-            if !self.bias.is_empty() {
-                let bias = self.bias.slice(first..first + width);
-                out.iter_mut().zip(bias.iter()).for_each(|(out, b)| *out += b);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn activation(&self, token: usize) -> Activation<'a> {
-        let columns = self.matrix.columns;
-        let n = n_blocks(columns);
-        let blocks = if F::INTEGER { token * n..(token + 1) * n } else { 0..0 };
-        Activation {
-            x: &self.x[token * columns..(token + 1) * columns],
-            q: &self.activations.q[blocks.clone()],
-            scale: &self.activations.scale[blocks.clone()],
-            sum: &self.activations.sum[blocks],
+            self.columns.row(token + t)[at..at + width].copy_from_slice(&products[..width]);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The arithmetic of the forward pass, each operation defined once for every machine.
 
 pub mod attention;
+pub mod hadamard;
+pub mod linear;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+pub(crate) mod products;
 pub mod rope;

@@ -13,13 +13,20 @@
 //! A weight is then the product of a four-bit and an eight-bit integer and a power of two, so the float is exact.
 //!
 //! In [`Parts`]: `scales[0]` the byte of the scale, `codes[i]` the code of weight `i`.
+// The same number indexes the arrays of every row or token; `each!` hides that from the lint.
+#![allow(clippy::needless_range_loop)]
 
-use super::{Activation, Format, Pack, Parts, Tile, Type};
+use super::block::{block_at, words_at};
+use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
+use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
-use crate::simd::{BLOCK, Scalar, Simd, TILE};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row};
 
 /// Weights in a block: two of the activations' blocks.
 pub const WEIGHTS: usize = 2 * BLOCK;
+
+/// Words of four bytes that the longest stream to be cut into windows, that of six bits, takes.
+const MAX_WORDS: usize = 13;
 
 /// Bits of the stream that choose a level.
 pub const WINDOW: usize = 6;
@@ -60,33 +67,75 @@ pub static TABLES: [[i8; 1 << WINDOW]; 5] = [
     ],
 ];
 
-/// A format of the family: `BYTES` are those of a whole block, `HALF` those of half of its codes and the byte before them.
-pub(crate) struct AnyWidth<const BITS: usize, const BYTES: usize, const HALF: usize>;
+/// A format of the family: `BYTES` are those of a whole block.
+pub(crate) struct AnyWidth<const BITS: usize, const BYTES: usize>;
 
 /// Two bits, 2.125 with the scale.
-pub(crate) type Q2_W = AnyWidth<2, 17, 9>;
+pub(crate) type Q2_W = AnyWidth<2, 17>;
 /// Three bits, 3.125 with the scale.
-pub(crate) type Q3_W = AnyWidth<3, 25, 13>;
+pub(crate) type Q3_W = AnyWidth<3, 25>;
 /// Four bits, 4.125 with the scale.
-pub(crate) type Q4_W = AnyWidth<4, 33, 17>;
+pub(crate) type Q4_W = AnyWidth<4, 33>;
 /// Five bits, 5.125 with the scale.
-pub(crate) type Q5_W = AnyWidth<5, 41, 21>;
+pub(crate) type Q5_W = AnyWidth<5, 41>;
 /// Six bits, 6.125 with the scale.
-pub(crate) type Q6_W = AnyWidth<6, 49, 25>;
+pub(crate) type Q6_W = AnyWidth<6, 49>;
 /// Eight bits, 8.125 with the scale.
-pub(crate) type Q8_W = AnyWidth<8, 65, 33>;
+pub(crate) type Q8_W = AnyWidth<8, 65>;
 
-impl<const BITS: usize, const BYTES: usize, const HALF: usize> AnyWidth<BITS, BYTES, HALF> {
-    /// The integers, as signed bytes, that the weights of the first or the second half of a block are.
+impl<const BITS: usize, const BYTES: usize> AnyWidth<BITS, BYTES> {
+    /// Words of the stream of bits.
+    const WORDS: usize = BYTES.div_ceil(4);
+
+    /// The integer that weight `i` of a block is, as a signed byte.
     #[inline(always)]
-    fn levels<S: Simd>(s: S, block: &[u8; BYTES], half: usize) -> S::B {
-        // The second half begins inside the stream: what stands before it is the end of the first.
-        let Some(stream) = block[half * 4 * BITS..].first_chunk::<HALF>() else { unreachable!() };
+    fn level(block: &[u8; BYTES], i: usize) -> u8 {
         if BITS == 8 {
-            let Some(codes) = stream.last_chunk() else { unreachable!() };
-            return s.bytes(codes);
+            return block[1 + i];
         }
-        s.lookup64(s.fields::<HALF, BITS, WINDOW>(stream), &TABLES[BITS - 2])
+        let bit = 8 + (i + 1) * BITS - WINDOW;
+        let above = block.get(bit / 8 + 1).copied().unwrap_or(0);
+        let window = u16::from_le_bytes([block[bit / 8], above]) >> (bit % 8) & 63;
+        TABLES[BITS - 2][usize::from(window)] as u8
+    }
+
+    /// The integers of half `half` of a block of each row, as signed bytes.
+    #[inline(always)]
+    fn levels<S: Simd>(s: S, words: &[S::C; MAX_WORDS], half: usize) -> [S::C; COLUMNS] {
+        each!(8, column => {
+            let bit = 8 + (half * BLOCK + 4 * column + 1) * BITS - WINDOW;
+            let (word, at) = (bit / 32, bit % 32);
+            // Four windows end three steps after the first.
+            let windows = if at + 3 * BITS + WINDOW <= 32 {
+                s.windows::<BITS>(words[word], at)
+            } else {
+                let whole = at / 8 * 8;
+                let joined = s.or(s.down(words[word], whole), s.up(words[word + 1], 32 - whole));
+                s.windows::<BITS>(joined, at % 8)
+            };
+            s.lookup64(windows, &TABLES[BITS - 2])
+        })
+    }
+
+    /// The stream of bits of a block of each row. It ends one byte behind a word: its last words are cut out of its last
+    /// sixteen bytes, because what follows them is not always there.
+    #[inline(always)]
+    fn words<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; MAX_WORDS] {
+        let mut words = [s.all(0); MAX_WORDS];
+        let whole = BYTES / 16;
+        for sixteen in 0..whole {
+            let columns = words_at(s, blocks, 16 * sixteen);
+            words[4 * sixteen..4 * sixteen + 4].copy_from_slice(&columns);
+        }
+        let last = words_at(s, blocks, BYTES - 16);
+        for (word, out) in words[..Self::WORDS].iter_mut().enumerate().skip(4 * whole) {
+            let column = word - (BYTES / 4 - 4) - 1;
+            *out = s.down(last[column], 24);
+            if let Some(&next) = last.get(column + 1) {
+                *out = s.or(*out, s.up(next, 8));
+            }
+        }
+        words
     }
 
     /// A block of which only the beginning is stored.
@@ -98,7 +147,7 @@ impl<const BITS: usize, const BYTES: usize, const HALF: usize> AnyWidth<BITS, BY
     }
 }
 
-impl<const BITS: usize, const BYTES: usize, const HALF: usize> Format for AnyWidth<BITS, BYTES, HALF> {
+impl<const BITS: usize, const BYTES: usize> Format for AnyWidth<BITS, BYTES> {
     const TYPE: Type = match BITS {
         2 => Type::Q2_W,
         3 => Type::Q3_W,
@@ -116,8 +165,9 @@ impl<const BITS: usize, const BYTES: usize, const HALF: usize> Format for AnyWid
             let block = Self::padded(stored);
             let scale = e5m3_to_f32(block[0]);
             for (half, values) in values.chunks_mut(BLOCK).enumerate() {
-                let levels = Self::levels(Scalar, &block, half);
-                values.iter_mut().zip(levels).for_each(|(value, level)| *value = scale * f32::from(level as i8));
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = scale * f32::from(Self::level(&block, half * BLOCK + i) as i8);
+                }
             }
         }
     }
@@ -125,62 +175,64 @@ impl<const BITS: usize, const BYTES: usize, const HALF: usize> Format for AnyWid
     fn swap_endian(_: &mut [u8]) {}
 }
 
-/// The dot products of [`TILE`] rows with `T` activations.
+/// The formats of this family: panels of four blocks.
 ///
-/// Definition, for each pair, halves of blocks in order: the exact integer sum, as a float, times (weight scale times
-/// activation scale) is added.
+/// In the format of 8 bits products are taken with the activations' rests too: the rounding of activations to 8 bits would
+/// lose more than that of its weights.
 pub(crate) struct Rows;
 
-impl<const BITS: usize, const BYTES: usize, const HALF: usize> Tile<AnyWidth<BITS, BYTES, HALF>> for Rows {
+impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Rows {
+    const SHAPE: Shape = Shape { rest: BITS == 8, ..Shape::PLAIN };
+    const N_BLOCKS: usize = BLOCKS;
+
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        let (n_blocks, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
-        let mut totals = [s.rows_splat(0.0); T];
-        for index in 0..n_blocks {
-            let blocks: [&[u8; BYTES]; TILE] = rows.map(|row| {
-                let Some(block) = row[index * BYTES..].first_chunk() else { unreachable!() };
-                block
-            });
-            add_block::<S, BITS, BYTES, HALF, T>(s, &blocks, activations, 2 * index, &mut totals);
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+        let bytes = BLOCKS / 2 * BYTES;
+        let end = rows[0].len().min((index + 1) * bytes);
+        let rows = each_row!(r => &rows[r][index * bytes..end]);
+        let (n_whole, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
+        let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
+        for block in 0..n_whole {
+            unpack_block::<S, BITS, BYTES>(s, &each_row!(r => &all[r][block]), block, panel);
         }
         if rest > 0 {
-            // What is missing of the last block meets activations of zero, or none.
-            let padded = rows.map(|row| AnyWidth::<BITS, BYTES, HALF>::padded(&row[n_blocks * BYTES..]));
-            add_block::<S, BITS, BYTES, HALF, T>(s, &padded.each_ref(), activations, 2 * n_blocks, &mut totals);
+            // What is missing of the last block meets activations of zero.
+            let padded = each_row!(r => AnyWidth::<BITS, BYTES>::padded(&rows[r][n_whole * BYTES..]));
+            unpack_block::<S, BITS, BYTES>(s, &each_row!(r => &padded[r]), n_whole, panel);
         }
-        for t in 0..T {
-            s.rows_store(totals[t], &mut out[t]);
-        }
+        // Of a last block that ends in its first half, only that has activations.
+        let last_half = if rest == 0 {
+            0
+        } else if (rest - 1) * 8 / BITS <= BLOCK {
+            1
+        } else {
+            2
+        };
+        panel.n_blocks = 2 * n_whole + last_half;
     }
 }
 
-/// Adds the products of a block of each row with the activations' blocks from `first` on.
+/// Unpacks block `block` of a panel's four.
 #[inline(always)]
-fn add_block<S: Simd, const BITS: usize, const BYTES: usize, const HALF: usize, const T: usize>(
+fn unpack_block<S: Simd, const BITS: usize, const BYTES: usize>(
     s: S,
     blocks: &[&[u8; BYTES]; TILE],
-    activations: &[Activation<'_>; T],
-    first: usize,
-    totals: &mut [S::R; T],
+    block: usize,
+    panel: &mut Panel,
 ) {
-    let weight_scale = s.rows_e5m3(&blocks.map(|block| block[0]));
-    for half in 0..2.min(activations[0].q.len() - first) {
-        let levels = blocks.map(|block| AnyWidth::<BITS, BYTES, HALF>::levels(s, block, half));
-        for (activation, total) in activations.iter().zip(&mut *totals) {
-            let a = s.bytes(&activation.q[first + half].map(|q| q as u8));
-            let sum = s.rows(levels.map(|levels| s.dot_i8(levels, a)), 0);
-            let scale = s.rows_splat(activation.scale[first + half]);
-            *total = s.rows_add(*total, s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
-        }
+    let scale = s.e5m3(s.lanes(&each_row!(r => u32::from(blocks[r][0]))));
+    let words = if BITS == 8 { [s.all(0); MAX_WORDS] } else { AnyWidth::<BITS, BYTES>::words(s, blocks) };
+    for half in 0..2 {
+        let levels = match BITS {
+            8 => block_at(s, blocks, 1 + half * BLOCK),
+            _ => AnyWidth::<BITS, BYTES>::levels(s, &words, half),
+        };
+        s.rows_store(scale, &mut panel.scale[2 * block + half]);
+        panel.put_signed(s, 2 * block + half, levels);
     }
 }
 
-impl<const BITS: usize, const BYTES: usize, const HALF: usize> Pack for AnyWidth<BITS, BYTES, HALF> {
+impl<const BITS: usize, const BYTES: usize> Pack for AnyWidth<BITS, BYTES> {
     /// The codes of weights that are not there are zero.
     fn pack(parts: &Parts, block: &mut [u8]) {
         block[0] = parts.scales[0] as u8;

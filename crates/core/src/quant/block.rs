@@ -1,13 +1,16 @@
-//! What the formats of 32-value blocks share: the order in which a row's blocks are added.
+//! What the formats of 32-value blocks share: a scale, perhaps a minimum, and how they are unpacked.
+// The same number indexes the arrays of every row or token; `each!` hides that from the lint.
+#![allow(clippy::needless_range_loop)]
 
-use super::{Activation, Parts, TILE, Tile};
+use super::Parts;
+use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
 use crate::half::f32_to_f16;
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row};
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
-    /// What the stored integers lie above the ones meant.
-    const BIAS: i32;
+    /// What the stored integers lie above the ones meant; `None` where they are signed and need nothing taken away.
+    const BIAS: Option<i32>;
     /// Byte offset of the minimum, for formats that have one.
     const MIN_AT: Option<usize>;
     /// The blocks' scales; most formats begin with a half float.
@@ -15,55 +18,93 @@ pub(super) trait Block<const N: usize> {
     fn scales<S: Simd>(s: S, blocks: &[&[u8; N]; TILE]) -> S::R {
         halves_at(s, blocks, 0)
     }
-    /// The partial sums of the stored integers times `a`.
-    fn dot<S: Simd>(s: S, block: &[u8; N], a: S::B) -> S::P;
+    /// The stored integers.
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; N]; TILE]) -> [S::C; COLUMNS];
 }
 
-/// The half floats at byte `at` of eight blocks.
+/// The half floats at byte `at` of some bytes of each row.
 #[inline(always)]
-fn halves_at<S: Simd, const N: usize>(s: S, blocks: &[&[u8; N]; TILE], at: usize) -> S::R {
-    s.rows_f16(blocks.map(|block| u16::from_le_bytes([block[at], block[at + 1]])))
+pub(super) fn halves_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> S::R {
+    s.halves(s.lanes(&each_row!(r => u32::from(u16::from_le_bytes(*bytes_at(rows[r], at))))))
 }
 
-/// The dot products of [`TILE`] rows with `T` activations.
-///
-/// Definition, for each pair, blocks in order: the exact integer sum, as a float, times (weight scale times activation
-/// scale) is added; then, for a format with a minimum, the activations' integer sum times (minimum times activation scale).
+/// Formats of [`Block`]s: panels of eight of them.
 pub(crate) struct Rows<const N: usize>;
 
-impl<F: Block<N>, const N: usize> Tile<F> for Rows<N> {
+impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
+    const SHAPE: Shape = Shape {
+        signed: F::BIAS.is_none(),
+        bias: match F::BIAS {
+            Some(bias) => bias,
+            None => 0,
+        },
+        n_mins: F::MIN_AT.is_some() as usize,
+        ..Shape::PLAIN
+    };
+    const N_BLOCKS: usize = BLOCKS;
+
+    /// A minimum is one to be added: it becomes the scale of a minimum of -1, which is taken away.
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        let n_blocks = rows[0].len() / N;
-        let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_blocks]);
-        let q = activations.map(|a| &a.q[..n_blocks]);
-        let scales = activations.map(|a| &a.scale[..n_blocks]);
-        let sums = activations.map(|a| &a.sum[..n_blocks]);
-        let mut totals = [s.rows_splat(0.0); T];
-        for block in 0..n_blocks {
-            let blocks: [&[u8; N]; TILE] = core::array::from_fn(|r| &rows[r][block]);
-            let weight_scale = F::scales(s, &blocks);
-            for t in 0..T {
-                let a = s.bytes(&q[t][block].map(|q| q as u8));
-                let products = core::array::from_fn(|r| F::dot(s, blocks[r], a));
-                let sum = s.rows(products, F::BIAS * sums[t][block]);
-                let scale = s.rows_splat(scales[t][block]);
-                totals[t] = s.rows_add(totals[t], s.rows_mul(sum, s.rows_mul(weight_scale, scale)));
-                if let Some(at) = F::MIN_AT {
-                    let min = s.rows_mul(halves_at(s, &blocks, at), scale);
-                    totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows_splat(sums[t][block] as f32), min));
-                }
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+        let first = index * BLOCKS;
+        panel.n_blocks = (rows[0].len() / N - first).min(BLOCKS);
+        let end = first + panel.n_blocks;
+        let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[first..end]);
+        for block in 0..panel.n_blocks {
+            let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
+            s.rows_store(F::scales(s, &blocks), &mut panel.scale[block]);
+            let weights = F::weights(s, &blocks);
+            match F::BIAS {
+                None => panel.put_signed(s, block, weights),
+                Some(_) => panel.put_unsigned(s, block, weights),
+            }
+            if let Some(at) = F::MIN_AT {
+                s.rows_store(s.rows_splat(-1.0), &mut panel.mins[block][0]);
+                s.rows_store(halves_at(s, &blocks, at), &mut panel.min_scale[block]);
             }
         }
-        for t in 0..T {
-            s.rows_store(totals[t], &mut out[t]);
-        }
     }
+}
+
+/// Four bytes from byte `at` of each row.
+#[inline(always)]
+pub(super) fn word_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> S::C {
+    s.lanes(&each_row!(r => u32::from_le_bytes(*bytes_at(rows[r], at))))
+}
+
+/// Sixteen bytes from byte `at` of each row, as four words.
+#[inline(always)]
+pub(super) fn words_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; 4] {
+    s.columns(&each_row!(r => bytes_at(rows[r], at)))
+}
+
+/// Thirty-two bytes from byte `at` of each row.
+#[inline(always)]
+pub(super) fn block_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
+    s.block(&each_row!(r => bytes_at(rows[r], at)))
+}
+
+/// Thirty-two four-bit numbers from byte `at` of each row, as [`Simd::nibbles`] reads them.
+#[inline(always)]
+pub(super) fn nibbles_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
+    s.nibbles(&each_row!(r => bytes_at(rows[r], at)))
+}
+
+/// Thirty-two five-bit numbers of each row: at byte `at` four bytes of fifth bits, first value lowest, then the rest as
+/// [`Simd::nibbles`] reads them.
+#[inline(always)]
+pub(super) fn fives<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
+    let fifths = word_at(s, rows, at);
+    let low = nibbles_at(s, rows, at + 4);
+    let sixteen = s.all(0x1010_1010);
+    each!(8, i => s.or(low[i], s.and(s.spread(fifths, 4 * i), sixteen)))
+}
+
+/// `M` bytes from byte `at`.
+#[inline(always)]
+pub(super) fn bytes_at<const M: usize>(bytes: &[u8], at: usize) -> &[u8; M] {
+    let Some(bytes) = bytes[at..].first_chunk() else { unreachable!() };
+    bytes
 }
 
 /// Reverses the bytes of the half float at byte `at` of every `N`-byte block.

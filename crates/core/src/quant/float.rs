@@ -2,11 +2,20 @@
 //!
 //! Byte map: little-endian IEEE binary32, IEEE binary16, or the upper half of a binary32.
 
-use super::{Activation, Format, Quantize, TILE, Tile, Type};
+use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, padded};
+use crate::simd::{LANES, Simd, TILE, padded};
 
-/// The dot products of [`TILE`] rows with `T` activations, `N` bytes to every [`LANES`] values.
+/// Rows of which registers hold the sums with several tokens.
+const FEW: usize = if TILE < 4 { TILE } else { 4 };
+
+/// A format of floats.
+pub(crate) trait FloatRows {
+    /// The dot products of each of [`TILE`] rows with each of `T` tokens' values: `out` is (T, TILE).
+    fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
+}
+
+/// The dot products of [`TILE`] rows with the values of `T` tokens, `N` bytes to every [`LANES`] values.
 ///
 /// Definition, for each pair: lane `l` adds the products of the columns `l`, `l + 16`, `l + 32`... in that order, starting
 /// from zero; columns that are missing at the end count as zero; [`Simd::sum`] adds the lanes.
@@ -14,37 +23,64 @@ use crate::simd::{LANES, Simd, padded};
 fn tile<S: Simd, const N: usize, const T: usize>(
     s: S,
     rows: &[&[u8]; TILE],
-    activations: &[Activation<'_>; T],
+    x: &[&[f32]; T],
     out: &mut [[f32; TILE]; T],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
-    const HALF: usize = TILE / 2;
-    let n_chunks = activations[0].x.len() / LANES;
+    let mut sums = [[s.splat(0.0); TILE]; T];
+    match T {
+        1 => add_rows::<S, N, T, TILE>(s, rows, x, &mut sums, load),
+        _ => add_rows::<S, N, T, FEW>(s, rows, x, &mut sums, load),
+    }
+    for (sums, out) in sums.iter().zip(out) {
+        s.rows_store(s.rows_sums(sums), out);
+    }
+}
+
+/// Fills in the lanes' sums, `GROUP` rows at a time: as many as registers hold the sums of.
+#[inline(always)]
+fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
+    s: S,
+    rows: &[&[u8]; TILE],
+    x: &[&[f32]; T],
+    all: &mut [[S::F; TILE]; T],
+    load: impl Fn(&[u8; N]) -> S::F,
+) {
+    let n_chunks = x[0].len() / LANES;
     let tail = n_chunks * LANES;
-    for half in [0, HALF] {
-        let chunks: [&[[u8; N]]; HALF] = core::array::from_fn(|r| &rows[half + r].as_chunks::<N>().0[..n_chunks]);
-        let xs: [&[[f32; LANES]]; T] = core::array::from_fn(|t| &activations[t].x.as_chunks::<LANES>().0[..n_chunks]);
-        let mut sums = [[s.splat(0.0); HALF]; T];
+    for first in (0..TILE).step_by(GROUP) {
+        let mut chunks: [&[[u8; N]]; GROUP] = [&[]; GROUP];
+        for (r, chunks) in chunks.iter_mut().enumerate() {
+            *chunks = &rows[first + r].as_chunks::<N>().0[..n_chunks];
+        }
+        let mut xs: [&[[f32; LANES]]; T] = [&[]; T];
+        for (xs, x) in xs.iter_mut().zip(x) {
+            *xs = &x.as_chunks::<LANES>().0[..n_chunks];
+        }
+        let mut sums = [[s.splat(0.0); GROUP]; T];
         for chunk in 0..n_chunks {
-            let w: [S::F; HALF] = core::array::from_fn(|r| load(&chunks[r][chunk]));
+            let mut w = [s.splat(0.0); GROUP];
+            for r in 0..GROUP {
+                w[r] = load(&chunks[r][chunk]);
+            }
             for t in 0..T {
                 let x = s.load(&xs[t][chunk]);
-                for r in 0..HALF {
+                for r in 0..GROUP {
                     sums[t][r] = s.add(sums[t][r], s.mul(w[r], x));
                 }
             }
         }
-        for r in 0..HALF {
-            let rest = &rows[half + r][n_chunks * N..];
+        for r in 0..GROUP {
+            let rest = &rows[first + r][n_chunks * N..];
             if !rest.is_empty() {
                 let w = load(&padded(rest));
                 for t in 0..T {
-                    let x = s.load_part(&activations[t].x[tail..]);
+                    let x = s.load_part(&x[t][tail..]);
                     sums[t][r] = s.add(sums[t][r], s.mul(w, x));
                 }
             }
             for t in 0..T {
-                out[t][half + r] = s.sum(sums[t][r]);
+                all[t][first + r] = sums[t][r];
             }
         }
     }
@@ -82,15 +118,10 @@ macro_rules! float_format {
             }
         }
 
-        impl Tile<Self> for $name {
+        impl FloatRows for $name {
             #[inline(always)]
-            fn tile<S: Simd, const T: usize>(
-                s: S,
-                rows: &[&[u8]; TILE],
-                activations: &[Activation<'_>; T],
-                out: &mut [[f32; TILE]; T],
-            ) {
-                tile::<S, { $bytes * LANES }, T>(s, rows, activations, out, |x| s.$load(x));
+            fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]) {
+                tile::<S, { $bytes * LANES }, T>(s, rows, x, out, |w| s.$load(w));
             }
         }
     };

@@ -7,11 +7,12 @@
 //! value is `d * (2 * scale + 1) * (coordinate + shift)`, taken as an eighth of `d` times an odd integer times an
 //! integer.
 
+use super::block::{self, bytes_at};
 use super::iq1_s::shifted_coordinates;
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
-use super::{Format, Pack, Parts, Type, block, grid, grids};
+use super::superblock::{self, HALVES, Superblock, half_at};
+use super::{Format, Pack, Parts, Type, grid, grids};
 use crate::half::f32_to_f16;
-use crate::simd::Simd;
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 56;
@@ -52,6 +53,7 @@ impl Format for IQ1_M {
 }
 
 impl Superblock<BYTES> for IQ1_M {
+    const SCALES_PER_BLOCK: usize = 2;
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
@@ -65,13 +67,13 @@ impl Superblock<BYTES> for IQ1_M {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let low: &[u8; 4] = bytes_at(superblock, 4 * block);
         let high = usize::from(half_at(superblock, 32 + 2 * block));
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let number = usize::from(low[i]) | (high >> (4 * i) & 7) << 8;
             shifted_coordinates(grids::IQ1_S[number], high >> (4 * i) & 8 != 0)
-        }))
+        })
     }
 }
 

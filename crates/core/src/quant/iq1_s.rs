@@ -6,10 +6,11 @@
 //! that is set where the shift is -1/8, not 1/8. A value is `d * (2 * scale + 1) * (coordinate + shift)`, taken as an
 //! eighth of `d` times an odd integer times an integer.
 
+use super::block::{self, bytes_at};
 use super::grid::{self, ONES};
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Pack, Parts, Type, block, grids};
-use crate::simd::{BLOCK, Simd};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves, half_at};
+use super::{Format, Pack, Parts, Type, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 50;
@@ -52,6 +53,7 @@ impl Format for IQ1_S {
 }
 
 impl Superblock<BYTES> for IQ1_S {
+    const SCALES_PER_BLOCK: usize = 1;
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
@@ -60,13 +62,13 @@ impl Superblock<BYTES> for IQ1_S {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let low: &[u8; 4] = bytes_at(superblock, 2 + 4 * block);
         let high = half_at(superblock, 34 + 2 * block);
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let number = usize::from(low[i]) | usize::from(high >> (3 * i) & 7) << 8;
             shifted_coordinates(grids::IQ1_S[number], high >> 15 != 0)
-        }))
+        })
     }
 }
 

@@ -6,9 +6,10 @@
 //! (66..74), and a byte with the scale of its first half below that of its second (74..82). A value is `d * (scale +
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
-use super::superblock::{self, HALVES, Superblock, bytes_at};
-use super::{Format, Pack, Parts, Type, block, grid, grids};
-use crate::simd::Simd;
+use super::block::{self, bytes_at};
+use super::superblock::{self, HALVES, Superblock};
+use super::{Format, Pack, Parts, Type, grid, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 82;
@@ -44,6 +45,7 @@ impl Format for IQ2_S {
 }
 
 impl Superblock<BYTES> for IQ2_S {
+    const SCALES_PER_BLOCK: usize = 2;
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
@@ -52,14 +54,14 @@ impl Superblock<BYTES> for IQ2_S {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let low: &[u8; 4] = bytes_at(superblock, 2 + 4 * block);
         let signs: &[u8; 4] = bytes_at(superblock, 34 + 4 * block);
         let high = usize::from(superblock[66 + block]);
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let number = usize::from(low[i]) | (high >> (2 * i) & 3) << 8;
             grid::with_signs(grid::two_bit_coordinates(grids::IQ2_S[number]), signs[i])
-        }))
+        })
     }
 }
 

@@ -5,9 +5,10 @@
 //! seven signs above; a byte for each block (66..74), the scale of its first half below that of its second. A value is
 //! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
-use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, bytes_at, half_at};
-use super::{Format, Pack, Parts, Type, block, grid, grids};
-use crate::simd::Simd;
+use super::block::{self, bytes_at};
+use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, half_at};
+use super::{Format, Pack, Parts, Type, grid, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 74;
@@ -43,6 +44,7 @@ impl Format for IQ2_XS {
 }
 
 impl Superblock<BYTES> for IQ2_XS {
+    const SCALES_PER_BLOCK: usize = 2;
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
@@ -51,12 +53,12 @@ impl Superblock<BYTES> for IQ2_XS {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        s.bytes(&grid::block_of(|i| {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        grid::block_of(|i| {
             let packed = half_at(superblock, 2 + 8 * block + 2 * i);
             let point = grid::two_bit_coordinates(grids::IQ2_XS[usize::from(packed & 511)]);
             grid::with_signs(point, grid::even_signs(u32::from(packed >> 9)))
-        }))
+        })
     }
 }
 

@@ -5,9 +5,10 @@
 //! u32 with the signs of each in 7 bits, the first lowest, and the block's scale in the upper four. A value is `d *
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
-use super::{Format, Pack, Parts, Type, block, grid, grids};
-use crate::simd::{BLOCK, Simd};
+use super::block::{self, bytes_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::{Format, Pack, Parts, Type, grid, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 66;
@@ -47,6 +48,7 @@ impl Format for IQ2_XXS {
 }
 
 impl Superblock<BYTES> for IQ2_XXS {
+    const SCALES_PER_BLOCK: usize = 1;
     const FACTOR: f32 = 0.125;
 
     #[inline(always)]
@@ -58,13 +60,13 @@ impl Superblock<BYTES> for IQ2_XXS {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let points: &[u8; 4] = bytes_at(superblock, 2 + 8 * block);
         let signs = u32::from_le_bytes(*bytes_at(superblock, 6 + 8 * block));
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let point = grid::two_bit_coordinates(grids::IQ2_XXS[usize::from(points[i])]);
             grid::with_signs(point, grid::even_signs(signs >> (7 * i)))
-        }))
+        })
     }
 }
 

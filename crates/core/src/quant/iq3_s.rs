@@ -6,10 +6,11 @@
 //! (74..106), for each two blocks a byte with the scale of the first below that of the second (106..110). A value is `d
 //! * (2 * scale + 1) * coordinate`.
 
+use super::block::{self, bytes_at};
 use super::grid::{self, ONES};
-use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves};
-use super::{Format, Pack, Parts, Type, block, grids};
-use crate::simd::Simd;
+use super::superblock::{self, HALVES, Superblock, for_both_halves};
+use super::{Format, Pack, Parts, Type, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 110;
@@ -45,6 +46,7 @@ impl Format for IQ3_S {
 }
 
 impl Superblock<BYTES> for IQ3_S {
+    const SCALES_PER_BLOCK: usize = 1;
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         let packed: &[u8; 4] = bytes_at(superblock, 106);
@@ -52,15 +54,15 @@ impl Superblock<BYTES> for IQ3_S {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let low: &[u8; 8] = bytes_at(superblock, 2 + 8 * block);
         let high = usize::from(superblock[66 + block]);
         let signs: &[u8; 4] = bytes_at(superblock, 74 + 4 * block);
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let point = |i: usize| grids::IQ3_S[usize::from(low[i]) | (high >> i & 1) << 8];
             let codes = grid::codes_of_three_bits(point(2 * i), point(2 * i + 1));
             grid::with_signs(coordinates(codes), signs[i])
-        }))
+        })
     }
 }
 

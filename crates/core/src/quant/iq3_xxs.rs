@@ -5,10 +5,11 @@
 //! (66..98) with the signs of each 8 values in 7 bits, the first lowest, and the block's scale in the upper four. A
 //! value is `d * (scale + 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
 
+use super::block::{self, bytes_at};
 use super::grid::{self, ONES};
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
-use super::{Format, Pack, Parts, Type, block, grids};
-use crate::simd::Simd;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::{Format, Pack, Parts, Type, grids};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 98;
@@ -48,6 +49,7 @@ impl Format for IQ3_XXS {
 }
 
 impl Superblock<BYTES> for IQ3_XXS {
+    const SCALES_PER_BLOCK: usize = 1;
     const FACTOR: f32 = 0.25;
 
     #[inline(always)]
@@ -59,14 +61,14 @@ impl Superblock<BYTES> for IQ3_XXS {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let points: &[u8; 8] = bytes_at(superblock, 2 + 8 * block);
         let signs = u32::from_le_bytes(*bytes_at(superblock, 66 + 4 * block));
-        s.bytes(&grid::block_of(|i| {
+        grid::block_of(|i| {
             let point = |i: usize| grids::IQ3_XXS[usize::from(points[i])];
             let coordinates = coordinates(grid::codes_of_three_bits(point(2 * i), point(2 * i + 1)));
             grid::with_signs(coordinates, grid::even_signs(signs >> (7 * i)))
-        }))
+        })
     }
 }
 

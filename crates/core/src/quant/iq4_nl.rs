@@ -4,9 +4,10 @@
 //! value `i + 16` in its high half. A value is `d * level`.
 
 use super::block::{self, Block};
+use super::panel::COLUMNS;
 use super::{Format, Pack, Parts, Type};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a block.
 const BYTES: usize = 18;
@@ -48,14 +49,13 @@ impl Format for IQ4_NL {
 }
 
 impl Block<BYTES> for IQ4_NL {
-    const BIAS: i32 = 0;
+    const BIAS: Option<i32> = None;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
-        let (_, quants) = block.split_at(2);
-        let Ok(quants) = quants.try_into() else { unreachable!() };
-        s.dot_i8(s.lookup(s.nibbles(quants), &LEVELS), a)
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+        let codes = block::nibbles_at(s, blocks, 2);
+        each!(8, i => s.lookup(codes[i], &LEVELS))
     }
 }
 

@@ -6,10 +6,12 @@
 //! (8..136) of which byte `i` holds value `i` in its low half and value `i + 16` in its high half. A value is `d *
 //! (scale - 32) * level`, of IQ4_NL's levels.
 
+use super::block::{self, bytes_at, nibbles_at, word_at};
 use super::iq4_nl::LEVELS;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves, half_at};
-use super::{Format, Pack, Parts, Type, block};
-use crate::simd::{BLOCK, Simd};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves, half_at};
+use super::{Format, Pack, Parts, Type};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 136;
@@ -49,6 +51,7 @@ impl Format for IQ4_XS {
 }
 
 impl Superblock<BYTES> for IQ4_XS {
+    const SCALES_PER_BLOCK: usize = 1;
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         let high = half_at(superblock, 2);
@@ -60,8 +63,27 @@ impl Superblock<BYTES> for IQ4_XS {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        s.lookup(s.nibbles(bytes_at(superblock, 8 + block * BLOCK / 2)), &LEVELS)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        let codes: &[u8; BLOCK / 2] = bytes_at(superblock, 8 + block * BLOCK / 2);
+        core::array::from_fn(|i| LEVELS[usize::from(codes[i % 16] >> (i / 16 * 4) & 15)] as u8)
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let (high, low) = (word_at(s, rows, 0), word_at(s, rows, 4));
+        for block in 0..BLOCKS {
+            let upper = s.and(s.down(high, 16 + 2 * block), s.all(3));
+            let scale = s.or(s.and(s.down(low, 4 * block), s.all(15)), s.up(upper, 4));
+            s.rows_store(s.rows_sub(s.floats(scale), s.rows_splat(32.0)), &mut panel.factors[block][0]);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let codes = nibbles_at(s, rows, 8 + block * BLOCK / 2);
+            panel.put_signed(s, block, each!(8, i => s.lookup(codes[i], &LEVELS)));
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
+pub(crate) mod panel;
 mod q1_0;
 mod q2_0;
 mod q2_k;
@@ -34,10 +35,9 @@ mod superblock;
 mod tq1_0;
 mod tq2_0;
 
-use crate::simd::{Simd, TILE};
-pub use activation::{Activation, n_blocks, quantize as quantize_activation};
+pub use activation::{Activation, REST, n_blocks, quantize as quantize_activation, quantize_rest};
 pub(crate) use any_width::{Q2_W, Q3_W, Q4_W, Q5_W, Q6_W, Q8_W};
-pub(crate) use float::{BF16, F16, F32};
+pub(crate) use float::{BF16, F16, F32, FloatRows};
 pub(crate) use iq1_m::IQ1_M;
 pub(crate) use iq1_s::IQ1_S;
 pub(crate) use iq2_s::IQ2_S;
@@ -69,23 +69,12 @@ pub(crate) trait Format: Sized {
     const TYPE: Type;
     /// Whether dot products are taken with 8-bit activations rather than floats.
     const INTEGER: bool;
-    /// How its rows are multiplied: formats of one shape share one way.
-    type Rows: Tile<Self>;
+    /// How its rows are unpacked, an [`Unpack`](panel::Unpack), or multiplied: formats of one kind share one way.
+    type Rows;
     /// Reads whole blocks: `row` and `out` hold the same number of blocks.
     fn dequantize(row: &[u8], out: &mut [f32]);
     /// Turns little-endian blocks into big-endian ones and back.
     fn swap_endian(blocks: &mut [u8]);
-}
-
-/// How eight rows of the format `F` are multiplied.
-pub(crate) trait Tile<F> {
-    /// The dot products of each of [`TILE`] rows with each of `T` activations: `out` is (T, TILE).
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    );
 }
 
 /// A block taken apart, whatever its format: what its file writes, and its encoder chooses. The `pack` of each format's
@@ -124,11 +113,43 @@ pub(crate) trait Pack: Format {
     fn pack(parts: &Parts, block: &mut [u8]);
 }
 
+/// Names of types, with spaces between: a build for a board computes with these alone, and takes no room for the others.
+const NAMED: Option<&str> = option_env!("SMIDGEN_TYPES");
+
+/// Whether this build computes with the type called `name`: with every one, unless `SMIDGEN_TYPES` named some.
+pub(crate) const fn is_built(name: &str) -> bool {
+    is_among(NAMED, name)
+}
+
+/// Whether `name` is one of the names in `named`, or nothing is named.
+pub(crate) const fn is_among(named: Option<&str>, name: &str) -> bool {
+    let Some(named) = named else { return true };
+    let (named, name) = (named.as_bytes(), name.as_bytes());
+    let (mut at, mut matched) = (0, 0);
+    // One past the end, where the last name ends as the others do at a space.
+    while at <= named.len() {
+        if at == named.len() || named[at] == b' ' {
+            if matched == name.len() {
+                return true;
+            }
+            matched = 0;
+        } else {
+            // A byte that differs makes the count larger than any name, until the next space.
+            matched = if matched < name.len() && named[at] == name[matched] { matched + 1 } else { usize::MAX / 2 };
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether this build is for the types of one model.
+pub(crate) const IS_FOR_ONE_MODEL: bool = NAMED.is_some();
+
 /// Runs `$body` with `$F` standing for the format called as `$kind` is, one of `$name`, or else `$other`.
 macro_rules! with_one_of {
     ($kind:expr, $F:ident => $body:expr, _ => $other:expr, $($name:ident)+) => {
         match $kind {
-            $($crate::quant::Type::$name => {
+            $($crate::quant::Type::$name if const { $crate::quant::is_built(stringify!($name)) } => {
                 type $F = $crate::quant::$name;
                 $body
             })+
@@ -146,16 +167,42 @@ macro_rules! with_format {
             Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
     };
 }
-pub(crate) use with_format;
 
-/// Runs `$body` with `$F` standing for the [`Pack`] of `$kind`, or `$other` for a type that has none.
-macro_rules! with_packer {
-    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
-        with_one_of!($kind, $F => $body, _ => $other, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+/// Puts the names of the formats of integers, those that can be unpacked and packed, behind what else `$with` takes.
+macro_rules! for_integers {
+    ($($with:tt)::+ ! ($($argument:tt)*)) => {
+        $($with)::+!($($argument)* Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
             Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 Q1_0 Q2_0
             Q2_W Q3_W Q4_W Q5_W Q6_W Q8_W)
     };
 }
+pub(crate) use for_integers;
+
+/// Runs `$body` with `$F` standing for the format of integers of `$kind`, or `$other` for a type that is none.
+macro_rules! with_integer {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        $crate::quant::for_integers!($crate::quant::with_one_of!($kind, $F => $body, _ => $other,))
+    };
+}
+pub(crate) use with_integer;
+
+/// Whether a format that this build computes with has blocks of `shape`.
+pub(crate) const fn is_shape_built(shape: panel::Shape) -> bool {
+    macro_rules! any {
+        ($($name:ident)+) => {
+            $(is_built(stringify!($name)) && <<$name as Format>::Rows as panel::Unpack<$name>>::SHAPE.has_kernel_of(shape))||+
+        };
+    }
+    for_integers!(any!())
+}
+
+/// Runs `$body` with `$F` standing for the format of floats of `$kind`, or `$other` for a type that is none.
+macro_rules! with_floats {
+    ($kind:expr, $F:ident => $body:expr, _ => $other:expr) => {
+        $crate::quant::with_one_of!($kind, $F => $body, _ => $other, F32 F16 BF16)
+    };
+}
+pub(crate) use with_floats;
 
 /// Runs `$body` with `$F` standing for the [`Quantize`] of `$kind`, or `$other` for a type that has none.
 macro_rules! with_quantizer {
@@ -346,6 +393,11 @@ impl Type {
         with_format!(self, F => F::INTEGER, _ => false)
     }
 
+    /// Whether dot products with this type read activations as 16-bit integers.
+    pub fn is_fine(self) -> bool {
+        with_integer!(self, F => <<F as Format>::Rows as panel::Unpack<F>>::SHAPE.rest, _ => false)
+    }
+
     /// Whether rows can be written in this type.
     pub fn can_quantize(self) -> bool {
         with_quantizer!(self, F => F::TYPE == self, _ => false)
@@ -374,7 +426,7 @@ impl Type {
         let fits = block.len() == self.block_bytes() || self.is_any_width() && block.len() < self.block_bytes();
         assert!(fits, "one block");
         block.fill(0);
-        with_packer!(self, F => { F::pack(parts, block); Ok(()) }, _ => Err(Unsupported(self)))
+        with_integer!(self, F => { F::pack(parts, block); Ok(()) }, _ => Err(Unsupported(self)))
     }
 
     /// What the code `number` stands for, in units of its scale: one, four or eight integers, and zeros for the rest.

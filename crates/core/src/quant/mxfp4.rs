@@ -5,8 +5,9 @@
 //! value `i + 16` in its high half. A value is `2^(e - 128)` times twice the four-bit float, which is an integer.
 
 use super::block::{self, Block};
-use super::{Format, Pack, Parts, TILE, Type};
-use crate::simd::{BLOCK, Simd};
+use super::panel::COLUMNS;
+use super::{Format, Pack, Parts, Type};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row};
 
 /// Bytes of a block.
 const BYTES: usize = 17;
@@ -57,19 +58,18 @@ impl Format for MXFP4 {
 }
 
 impl Block<BYTES> for MXFP4 {
-    const BIAS: i32 = 0;
+    const BIAS: Option<i32> = None;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
     fn scales<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> S::R {
-        s.rows_load(&blocks.map(|block| power(block[0])))
+        s.rows_load(&each_row!(r => power(blocks[r][0])))
     }
 
     #[inline(always)]
-    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
-        let (_, quants) = block.split_at(1);
-        let Ok(quants) = quants.try_into() else { unreachable!() };
-        s.dot_i8(s.lookup(s.nibbles(quants), &DOUBLED), a)
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+        let codes = block::nibbles_at(s, blocks, 1);
+        each!(8, i => s.lookup(codes[i], &DOUBLED))
     }
 }
 

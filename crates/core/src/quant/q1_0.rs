@@ -3,10 +3,11 @@
 //! Byte map, 18 bytes: scale `d` as f16 (0..2), 16 bytes (2..18) of which bit `b` of byte `i` is set where value `8 * i + b`
 //! is `d`; where it is not, the value is `-d`.
 
+use super::block::{self, bytes_at};
 use super::grid::{self, ONES};
-use super::superblock::{self, Superblock, bytes_at};
-use super::{Format, Pack, Parts, Type, block};
-use crate::simd::Simd;
+use super::superblock::{self, Superblock};
+use super::{Format, Pack, Parts, Type};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 18;
@@ -39,12 +40,13 @@ impl Format for Q1_0 {
 }
 
 impl Superblock<BYTES> for Q1_0 {
+    const SCALES_PER_BLOCK: usize = 0;
     const N_BLOCKS: usize = 4;
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let bits: &[u8; 4] = bytes_at(superblock, 2 + 4 * block);
-        s.bytes(&grid::block_of(|i| grid::with_signs(ONES, !bits[i])))
+        grid::block_of(|i| grid::with_signs(ONES, !bits[i]))
     }
 }
 

@@ -3,10 +3,11 @@
 //! Byte map, 18 bytes: scale `d` as f16 (0..2), 16 bytes (2..18) of which byte `i` holds the values `4 * i` to `4 * i + 3`,
 //! the first lowest. A value is `d * (q - 1)`.
 
+use super::block;
 use super::grid;
 use super::superblock::{self, Superblock, half_at};
-use super::{Format, Pack, Parts, Type, block};
-use crate::simd::Simd;
+use super::{Format, Pack, Parts, Type};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 18;
@@ -39,12 +40,13 @@ impl Format for Q2_0 {
 }
 
 impl Superblock<BYTES> for Q2_0 {
+    const SCALES_PER_BLOCK: usize = 0;
     const N_BLOCKS: usize = 2;
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let eight = |i: usize| grid::codes_of_two_bits(half_at(superblock, 2 + 8 * block + 2 * i));
-        s.less(s.bytes(&grid::block_of(eight)), 1)
+        grid::block_of(eight).map(|code| code.wrapping_sub(1))
     }
 }
 

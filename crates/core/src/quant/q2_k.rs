@@ -4,10 +4,11 @@
 //! four blocks 32 bytes (16..80), of which byte `i` holds value `i` of the four, the first lowest; scale `d` as f16
 //! (80..82), minimum `dmin` as f16 (82..84). A value is `d * scale * q - dmin * min`.
 
-use super::block;
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::block::{self, block_at, bytes_at, words_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 84;
@@ -43,6 +44,7 @@ impl Format for Q2_K {
 }
 
 impl Superblock<BYTES> for Q2_K {
+    const SCALES_PER_BLOCK: usize = 2;
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(82);
     const MINS_PER_BLOCK: usize = 2;
@@ -65,9 +67,25 @@ impl Superblock<BYTES> for Q2_K {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let quants = s.bytes(bytes_at(superblock, 16 + block / 4 * BLOCK));
-        s.bits(quants, block % 4 * 2, 3)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        bytes_at(superblock, 16 + block / 4 * BLOCK).map(|quants: u8| quants >> (block % 4 * 2) & 3)
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let both = words_at(s, rows, 0);
+        superblock::put_halves(s, each!(4, i => s.bits(both[i], 0, 15)), 0.0, &mut panel.factors);
+        superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut panel.mins);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        for four in 0..BLOCKS / 4 {
+            let quants = block_at(s, rows, 16 + four * BLOCK);
+            for block in 0..4 {
+                panel.put_unsigned(s, 4 * four + block, each!(8, i => s.bits(quants[i], 2 * block, 3)));
+            }
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! lowest; sixteen six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale
 //! - 32) * (q - 4)`.
 
-use super::block;
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::block::{self, block_at, bytes_at, word_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 110;
@@ -46,6 +47,7 @@ impl Format for Q3_K {
 }
 
 impl Superblock<BYTES> for Q3_K {
+    const SCALES_PER_BLOCK: usize = 2;
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 108)
@@ -57,10 +59,33 @@ impl Superblock<BYTES> for Q3_K {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let low = s.bytes(bytes_at(superblock, 32 + block / 4 * BLOCK));
-        let thirds = s.bytes(bytes_at(superblock, 0));
-        s.less(s.join(s.bits(low, block % 4 * 2, 3), s.bits(thirds, block, 1), 2), 4)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        let low: &[u8; BLOCK] = bytes_at(superblock, 32 + block / 4 * BLOCK);
+        core::array::from_fn(|i| {
+            let third = superblock[i] >> block & 1;
+            (low[i] >> (block % 4 * 2) & 3 | third << 2).wrapping_sub(4)
+        })
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let (low, high) = ([word_at(s, rows, 96), word_at(s, rows, 100)], word_at(s, rows, 104));
+        let scales = each!(4, i => s.or(s.bits(low[i % 2], i / 2 * 4, 15), s.up(s.bits(high, 2 * i, 3), 4)));
+        superblock::put_halves(s, scales, 32.0, &mut panel.factors);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let thirds = block_at(s, rows, 0);
+        let four = s.all(0x0404_0404);
+        for block in 0..BLOCKS {
+            let low = block_at(s, rows, 32 + block / 4 * BLOCK);
+            let weights = each!(8, i => {
+                let third = s.up(s.bits(thirds[i], block, 1), 2);
+                s.less(s.or(s.bits(low[i], block % 4 * 2, 3), third), four)
+            });
+            panel.put_signed(s, block, weights);
+        }
     }
 }
 

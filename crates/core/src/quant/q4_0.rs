@@ -4,9 +4,10 @@
 //! value `i + 16` in its high half. A value is `d * (q - 8)`.
 
 use super::block::{self, Block};
+use super::panel::COLUMNS;
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE};
 
 /// Bytes of a block.
 const BYTES: usize = 18;
@@ -62,14 +63,12 @@ impl Format for Q4_0 {
 }
 
 impl Block<BYTES> for Q4_0 {
-    const BIAS: i32 = 8;
+    const BIAS: Option<i32> = Some(8);
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
-        let (_, quants) = block.split_at(2);
-        let Ok(quants) = quants.try_into() else { unreachable!() };
-        s.dot_u7(s.nibbles(quants), a)
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+        block::nibbles_at(s, blocks, 2)
     }
 }
 

@@ -4,9 +4,10 @@
 //! `i` in its low half and value `i + 16` in its high half. A value is `d * q + m`.
 
 use super::block::{self, Block};
+use super::panel::COLUMNS;
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE};
 
 /// Bytes of a block.
 const BYTES: usize = 20;
@@ -65,14 +66,12 @@ impl Format for Q4_1 {
 }
 
 impl Block<BYTES> for Q4_1 {
-    const BIAS: i32 = 0;
+    const BIAS: Option<i32> = Some(0);
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]
-    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
-        let (_, quants) = block.split_at(4);
-        let Ok(quants) = quants.try_into() else { unreachable!() };
-        s.dot_u7(s.nibbles(quants), a)
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+        block::nibbles_at(s, blocks, 4)
     }
 }
 

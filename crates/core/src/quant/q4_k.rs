@@ -5,10 +5,11 @@
 //! holds value `i` of the first in its low half and value `i` of the second in its high half. A value is `d * scale * q
 //! - dmin * min`.
 
-use super::block;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, bytes_at, for_both_halves};
+use super::block::{self, block_at, bytes_at, words_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, padded};
+use crate::simd::{BLOCK, Simd, TILE, each, padded};
 
 /// Bytes of a superblock.
 const BYTES: usize = 144;
@@ -42,6 +43,7 @@ impl Format for Q4_K {
 }
 
 impl Superblock<BYTES> for Q4_K {
+    const SCALES_PER_BLOCK: usize = 1;
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(2);
 
@@ -58,9 +60,22 @@ impl Superblock<BYTES> for Q4_K {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let quants = s.bytes(bytes_at(superblock, 16 + block / 2 * BLOCK));
-        s.bits(quants, block % 2 * 4, 15)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        bytes_at(superblock, 16 + block / 2 * BLOCK).map(|quants: u8| quants >> (block % 2 * 4) & 15)
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        unpack_scales_and_mins(s, words_at(s, rows, 0), panel);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        for pair in 0..BLOCKS / 2 {
+            let quants = block_at(s, rows, 16 + pair * BLOCK);
+            panel.put_unsigned(s, 2 * pair, each!(8, i => s.bits(quants[i], 0, 15)));
+            panel.put_unsigned(s, 2 * pair + 1, each!(8, i => s.bits(quants[i], 4, 15)));
+        }
     }
 }
 
@@ -77,6 +92,25 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS])
         (u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32).to_le_bytes()
     };
     (eight(scales, last), eight(mins, last >> 4))
+}
+
+/// Fills in what [`scales_and_mins`] gives of a tile; the packed numbers end the sixteen bytes that a superblock begins with.
+#[inline(always)]
+pub(super) fn unpack_scales_and_mins<S: Simd>(s: S, start: [S::C; 4], panel: &mut Panel) {
+    let [_, scales, mins, last] = start;
+    let (scales, mins) = (eight(s, scales, last), eight(s, mins, s.down(last, 4)));
+    for block in 0..BLOCKS {
+        let (scale, min) = (scales[block / 4], mins[block / 4]);
+        s.rows_store(s.floats(superblock::byte(s, scale, block % 4)), &mut panel.factors[block][0]);
+        s.rows_store(s.floats(superblock::byte(s, min, block % 4)), &mut panel.mins[block][0]);
+    }
+}
+
+/// Eight numbers of six bits: those of the first four, with two bits of the others above them, and the others' low bits.
+#[inline(always)]
+fn eight<S: Simd>(s: S, first: S::C, low: S::C) -> [S::C; 2] {
+    let upper = s.and(s.down(first, 2), s.all(0x3030_3030));
+    [s.bits(first, 0, 63), s.or(s.bits(low, 0, 15), upper)]
 }
 
 /// The inverse of [`scales_and_mins`]; `packed` is zero before.

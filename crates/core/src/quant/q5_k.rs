@@ -5,11 +5,12 @@
 //! block `b`, then for each pair of blocks 32 bytes (48..176) of which byte `i` holds the other bits of value `i` of
 //! the first in its low half, of the second in its high half. A value is `d * scale * q - dmin * min`.
 
-use super::block;
-use super::q4_k::{pack_scales_and_mins, scales_and_mins};
-use super::superblock::{self, HALVES, Superblock, bytes_at, for_both_halves};
+use super::block::{self, block_at, bytes_at, words_at};
+use super::panel::Panel;
+use super::q4_k::{pack_scales_and_mins, scales_and_mins, unpack_scales_and_mins};
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, padded};
+use crate::simd::{BLOCK, Simd, TILE, each, padded};
 
 /// Bytes of a superblock.
 const BYTES: usize = 176;
@@ -44,6 +45,7 @@ impl Format for Q5_K {
 }
 
 impl Superblock<BYTES> for Q5_K {
+    const SCALES_PER_BLOCK: usize = 1;
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(2);
 
@@ -60,10 +62,27 @@ impl Superblock<BYTES> for Q5_K {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let low = s.bytes(bytes_at(superblock, 48 + block / 2 * BLOCK));
-        let fifths = s.bytes(bytes_at(superblock, 16));
-        s.join(s.bits(low, block % 2 * 4, 15), s.bits(fifths, block, 1), 4)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        let low: &[u8; BLOCK] = bytes_at(superblock, 48 + block / 2 * BLOCK);
+        let fifths: &[u8; BLOCK] = bytes_at(superblock, 16);
+        core::array::from_fn(|i| low[i] >> (block % 2 * 4) & 15 | (fifths[i] >> block & 1) << 4)
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        unpack_scales_and_mins(s, words_at(s, rows, 0), panel);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let fifths = block_at(s, rows, 16);
+        for pair in 0..BLOCKS / 2 {
+            let low = block_at(s, rows, 48 + pair * BLOCK);
+            for (half, block) in [2 * pair, 2 * pair + 1].into_iter().enumerate() {
+                let weights = each!(8, i => s.or(s.bits(low[i], 4 * half, 15), s.up(s.bits(fifths[i], block, 1), 4)));
+                panel.put_unsigned(s, block, weights);
+            }
+        }
     }
 }
 

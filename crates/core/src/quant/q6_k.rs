@@ -5,10 +5,11 @@
 //! bytes (128..192), of which byte `i` holds the two upper bits of value `i` of the four, the first lowest; a signed
 //! byte for each 16 values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
 
-use super::block;
-use super::superblock::{self, HALVES, Superblock, bytes_at, half_at};
+use super::block::{self, block_at, bytes_at, words_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 210;
@@ -47,6 +48,7 @@ impl Format for Q6_K {
 }
 
 impl Superblock<BYTES> for Q6_K {
+    const SCALES_PER_BLOCK: usize = 2;
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 208)
@@ -59,11 +61,37 @@ impl Superblock<BYTES> for Q6_K {
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let (four, block) = (block / 4, block % 4);
-        let low = s.bytes(bytes_at(superblock, four * 2 * BLOCK + block % 2 * BLOCK));
-        let high = s.bytes(bytes_at(superblock, 128 + four * BLOCK));
-        s.less(s.join(s.bits(low, block / 2 * 4, 15), s.bits(high, 2 * block, 3), 4), 32)
+        let low: &[u8; BLOCK] = bytes_at(superblock, four * 2 * BLOCK + block % 2 * BLOCK);
+        let high: &[u8; BLOCK] = bytes_at(superblock, 128 + four * BLOCK);
+        core::array::from_fn(|i| (low[i] >> (block / 2 * 4) & 15 | (high[i] >> (2 * block) & 3) << 4).wrapping_sub(32))
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        // A signed byte with its upper bit turned is the number plus 128.
+        let scales = words_at(s, rows, 192);
+        let turned = each!(4, i => s.xor(scales[i], s.all(0x8080_8080)));
+        superblock::put_halves(s, turned, 128.0, &mut panel.factors);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let bias = s.all(0x2020_2020);
+        for four in 0..BLOCKS / 4 {
+            let high = block_at(s, rows, 128 + four * BLOCK);
+            for odd in 0..2 {
+                let low = block_at(s, rows, (2 * four + odd) * BLOCK);
+                for block in [odd, odd + 2] {
+                    let weights = each!(8, i => {
+                        let high = s.up(s.bits(high[i], 2 * block, 3), 4);
+                        s.less(s.or(s.bits(low[i], block / 2 * 4, 15), high), bias)
+                    });
+                    panel.put_signed(s, 4 * four + block, weights);
+                }
+            }
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 //! Byte map, 34 bytes: scale `d` as f16 (0..2), 32 signed bytes `q` (2..34). A value is `d * q`.
 
 use super::block::{self, Block};
+use super::panel::COLUMNS;
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd};
+use crate::simd::{BLOCK, Simd, TILE};
 
 /// Bytes of a block.
 const BYTES: usize = 34;
@@ -73,14 +74,12 @@ impl Format for Q8_0 {
 }
 
 impl Block<BYTES> for Q8_0 {
-    const BIAS: i32 = 0;
+    const BIAS: Option<i32> = None;
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn dot<S: Simd>(s: S, block: &[u8; BYTES], a: S::B) -> S::P {
-        let (_, quants) = block.split_at(2);
-        let Ok(quants) = quants.try_into() else { unreachable!() };
-        s.dot_i8(s.bytes(quants), a)
+    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+        block::block_at(s, blocks, 2)
     }
 }
 

@@ -5,9 +5,10 @@
 //! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
 //! an integer of its own.
 
-use super::{Activation, TILE, Tile};
+use super::block;
+use super::panel::{Panel, Row, Shape, Unpack};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Scalar, Simd};
+use crate::simd::{BLOCK, Simd, TILE, each_row};
 
 /// Values in a superblock of eight blocks.
 pub(super) const SUPERBLOCK: usize = 256;
@@ -25,6 +26,8 @@ pub(super) trait Superblock<const N: usize> {
     const FACTOR: f32 = 1.0;
     /// Whether all weights are 0 to 127.
     const UNSIGNED: bool = false;
+    /// How many integers a block's weights are multiplied with: none, one, or one for each half.
+    const SCALES_PER_BLOCK: usize;
     /// Byte offset of `dmin`, for formats that have minimums.
     const MIN_AT: Option<usize> = None;
     /// How many minimums a block has, one or two.
@@ -41,11 +44,44 @@ pub(super) trait Superblock<const N: usize> {
         [1; HALVES]
     }
     /// The integers that `dmin` is multiplied with, for each block or each half of one.
+    #[inline(always)]
     fn mins(_: &[u8; N]) -> [u8; HALVES] {
         [0; HALVES]
     }
     /// The integer weights of block `block`.
-    fn weights<S: Simd>(s: S, superblock: &[u8; N], block: usize) -> S::B;
+    fn weights(superblock: &[u8; N], block: usize) -> [u8; BLOCK];
+
+    /// Fills in the integers of a tile: those of [`Superblock::scales`] as factors, and [`Superblock::mins`].
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(_: S, rows: &[&[u8; N]; TILE], panel: &mut Panel) {
+        for (r, row) in rows.iter().enumerate() {
+            let (scales, mins) = (Self::scales(row), Self::mins(row));
+            for block in 0..Self::N_BLOCKS {
+                for half in 0..Self::SCALES_PER_BLOCK {
+                    panel.factors[block][half][r] = f32::from(scales[2 * block + half]);
+                }
+                for half in 0..if Self::MIN_AT.is_some() { Self::MINS_PER_BLOCK } else { 0 } {
+                    panel.mins[block][half][r] = f32::from(mins[block * Self::MINS_PER_BLOCK + half]);
+                }
+            }
+        }
+    }
+    /// Fills in the weights of a tile, those of [`Superblock::weights`]; the fast way of a format changes only who unpacks
+    /// how many at once.
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; N]; TILE], panel: &mut Panel) {
+        for block in 0..Self::N_BLOCKS {
+            let mut weights = [[0; BLOCK]; TILE];
+            for (weights, row) in weights.iter_mut().zip(rows) {
+                *weights = Self::weights(row, block);
+            }
+            let weights = s.block(&each_row!(r => &weights[r]));
+            match Self::UNSIGNED {
+                true => panel.put_unsigned(s, block, weights),
+                false => panel.put_signed(s, block, weights),
+            }
+        }
+    }
 }
 
 /// The bits of the half float at byte `at`.
@@ -54,11 +90,21 @@ pub(super) fn half_at<const N: usize>(superblock: &[u8; N], at: usize) -> u16 {
     u16::from_le_bytes([superblock[at], superblock[at + 1]])
 }
 
-/// `M` bytes from byte `at`.
+/// Byte `i` of each lane as a number of its own.
 #[inline(always)]
-pub(super) fn bytes_at<const M: usize>(superblock: &[u8], at: usize) -> &[u8; M] {
-    let Some(bytes) = superblock[at..].first_chunk() else { unreachable!() };
-    bytes
+pub(super) fn byte<S: Simd>(s: S, x: S::C, i: usize) -> S::C {
+    s.and(s.down(x, 8 * i), s.all(255))
+}
+
+/// Writes a number for both halves of every block, each a byte, less `bias`.
+#[inline(always)]
+pub(super) fn put_halves<S: Simd>(s: S, bytes: [S::C; 4], bias: f32, out: &mut [[Row; 2]; BLOCKS]) {
+    for (column, bytes) in bytes.into_iter().enumerate() {
+        for i in 0..4 {
+            let number = s.rows_sub(s.floats(byte(s, bytes, i)), s.rows_splat(bias));
+            s.rows_store(number, &mut out[2 * column + i / 2][i % 2]);
+        }
+    }
 }
 
 /// Each of eight scales twice, for formats in which both halves of a block share one.
@@ -93,7 +139,7 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
         let dmin = F::MIN_AT.map(|at| f16_to_f32(half_at(superblock, at)));
         let (scales, mins) = (F::scales(superblock), F::mins(superblock));
         for (block, values) in values.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let weights = F::weights(Scalar, superblock, block);
+            let weights = F::weights(superblock, block);
             for (i, value) in values.iter_mut().enumerate() {
                 let half = i / (BLOCK / 2);
                 *value = d * f32::from(scales[2 * block + half]) * f32::from(weights[i] as i8);
@@ -106,66 +152,36 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
     }
 }
 
-/// The dot products of [`TILE`] rows with `T` activations.
+/// Formats of [`Superblock`]s: panels of one of them.
 ///
-/// Definition, for each pair, blocks in order: the exact integer sum of `scale * weight * q`, as a float, times (`d`
-/// times activation scale) is added; then, for a format with minimums, the exact integer sum of `-min * q`, as a float,
-/// times (`dmin` times activation scale).
-///
-/// Both sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
+/// The sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
 pub(crate) struct Rows<const N: usize>;
 
-impl<F: Superblock<N>, const N: usize> Tile<F> for Rows<N> {
+impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
+    const SHAPE: Shape = Shape {
+        signed: !F::UNSIGNED,
+        n_factors: F::SCALES_PER_BLOCK,
+        n_mins: if F::MIN_AT.is_some() { F::MINS_PER_BLOCK } else { 0 },
+        ..Shape::PLAIN
+    };
+    const N_BLOCKS: usize = F::N_BLOCKS;
+
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        activations: &[Activation<'_>; T],
-        out: &mut [[f32; TILE]; T],
-    ) {
-        let n_superblocks = rows[0].len() / N;
-        let rows: [&[[u8; N]]; TILE] = rows.map(|row| &row.as_chunks::<N>().0[..n_superblocks]);
-        let n_blocks = n_superblocks * F::N_BLOCKS;
-        let q = activations.map(|a| &a.q[..n_blocks]);
-        let activation_scales = activations.map(|a| &a.scale[..n_blocks]);
-        let sums = activations.map(|a| &a.sum[..n_blocks]);
-        let superblocks_at = |index: usize| -> [&[u8; N]; TILE] { core::array::from_fn(|r| &rows[r][index]) };
-        let mut totals = [s.rows_splat(0.0); T];
-        for index in 0..n_superblocks {
-            let superblocks = superblocks_at(index);
-            let d = s.rows_mul(s.rows_f16(superblocks.map(F::scale)), s.rows_splat(F::FACTOR));
-            let dmin = F::MIN_AT.map(|at| s.rows_f16(superblocks.map(|superblock| half_at(superblock, at))));
-            let scales = superblocks.map(|superblock| s.scales(&F::scales(superblock)));
-            let mins = superblocks.map(F::mins);
-            for block in 0..F::N_BLOCKS {
-                let at = index * F::N_BLOCKS + block;
-                let weights = superblocks.map(|superblock| F::weights(s, superblock, block));
-                let min = |i: usize| s.rows_u8(&mins.each_ref().map(|mins| mins[block * F::MINS_PER_BLOCK + i]));
-                for t in 0..T {
-                    let q = &q[t][at];
-                    let a = s.bytes(&q.map(|q| q as u8));
-                    let products = core::array::from_fn(|r| match F::UNSIGNED {
-                        true => s.dot_u7_scaled(weights[r], a, scales[r], block),
-                        false => s.dot_i8_scaled(weights[r], a, scales[r], block),
-                    });
-                    let scale = s.rows_splat(activation_scales[t][at]);
-                    totals[t] = s.rows_add(totals[t], s.rows_mul(s.rows(products, 0), s.rows_mul(d, scale)));
-                    if let Some(dmin) = dmin {
-                        let sum = sums[t][at];
-                        let below = if F::MINS_PER_BLOCK == 1 {
-                            s.rows_mul(min(0), s.rows_splat(-sum as f32))
-                        } else {
-                            let first: i32 = q[..BLOCK / 2].iter().map(|&q| i32::from(q)).sum();
-                            let first_below = s.rows_mul(min(0), s.rows_splat(-first as f32));
-                            s.rows_add(first_below, s.rows_mul(min(1), s.rows_splat((first - sum) as f32)))
-                        };
-                        totals[t] = s.rows_add(totals[t], s.rows_mul(below, s.rows_mul(dmin, scale)));
-                    }
-                }
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+        let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
+        panel.n_blocks = F::N_BLOCKS;
+        let bits = s.lanes(&each_row!(r => u32::from(F::scale(superblocks[r]))));
+        let d = s.rows_mul(s.halves(bits), s.rows_splat(F::FACTOR));
+        for scale in &mut panel.scale[..F::N_BLOCKS] {
+            s.rows_store(d, scale);
+        }
+        if let Some(at) = F::MIN_AT {
+            let dmin = block::halves_at(s, &superblocks, at);
+            for scale in &mut panel.min_scale[..F::N_BLOCKS] {
+                s.rows_store(dmin, scale);
             }
         }
-        for t in 0..T {
-            s.rows_store(totals[t], &mut out[t]);
-        }
+        F::unpack_scales(s, &superblocks, panel);
+        F::unpack_weights(s, &superblocks, panel);
     }
 }

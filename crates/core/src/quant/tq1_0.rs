@@ -5,9 +5,10 @@
 //! f16 (52..54). A byte is a fraction of 256, and its digits are those after the point in base 3: digit `n` is the
 //! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
-use super::superblock::{self, SUPERBLOCK, Superblock, bytes_at, half_at};
-use super::{Format, Pack, Parts, Type, block};
-use crate::simd::{BLOCK, Simd};
+use super::block::{self, bytes_at};
+use super::superblock::{self, SUPERBLOCK, Superblock, half_at};
+use super::{Format, Pack, Parts, Type};
+use crate::simd::BLOCK;
 
 /// Bytes of a superblock.
 const BYTES: usize = 54;
@@ -50,13 +51,14 @@ impl Format for TQ1_0 {
 }
 
 impl Superblock<BYTES> for TQ1_0 {
+    const SCALES_PER_BLOCK: usize = 0;
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 52)
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let mut all = [0; BLOCK];
         let (first, second) = all.split_at_mut(BLOCK / 2);
         let sixteen: &[u8; BLOCK / 2] = bytes_at(superblock, 32);
@@ -73,7 +75,7 @@ impl Superblock<BYTES> for TQ1_0 {
                 }
             }
         }
-        s.less(s.bytes(&all), 1)
+        all.map(|digit| digit.wrapping_sub(1))
     }
 }
 

@@ -3,9 +3,11 @@
 //! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
-use super::superblock::{self, Superblock, bytes_at, half_at};
-use super::{Format, Pack, Parts, Type, block};
-use crate::simd::{BLOCK, Simd};
+use super::block::{self, block_at, bytes_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, Superblock, half_at};
+use super::{Format, Pack, Parts, Type};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 66;
@@ -36,15 +38,27 @@ impl Format for TQ2_0 {
 }
 
 impl Superblock<BYTES> for TQ2_0 {
+    const SCALES_PER_BLOCK: usize = 0;
     #[inline(always)]
     fn scale(superblock: &[u8; BYTES]) -> u16 {
         half_at(superblock, 64)
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, superblock: &[u8; BYTES], block: usize) -> S::B {
-        let quants = s.bytes(bytes_at(superblock, block / 4 * BLOCK));
-        s.less(s.bits(quants, block % 4 * 2, 3), 1)
+    fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
+        bytes_at(superblock, block / 4 * BLOCK).map(|quants: u8| (quants >> (block % 4 * 2) & 3).wrapping_sub(1))
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+        let one = s.all(0x0101_0101);
+        for four in 0..BLOCKS / 4 {
+            let quants = block_at(s, rows, four * BLOCK);
+            for block in 0..4 {
+                let weights = each!(8, i => s.less(s.bits(quants[i], 2 * block, 3), one));
+                panel.put_signed(s, 4 * four + block, weights);
+            }
+        }
     }
 }
 

@@ -19,21 +19,95 @@ pub use scalar::Scalar;
 pub const LANES: usize = 16;
 /// Values in one integer block.
 pub const BLOCK: usize = 32;
-/// Rows of a weight matrix that one integer tile takes, one row to a lane.
-pub const TILE: usize = 8;
+
+/// The array of what an expression is for each number below 1, 4, 8 or 16.
+///
+/// `map` and `from_fn` call their closure from a function of their own, which is not compiled for the instruction set unless
+/// it happens to be inlined.
+macro_rules! each {
+    (1, $i:ident => $value:expr) => { $crate::simd::each!(@ $i, $value, 0) };
+    (4, $i:ident => $value:expr) => { $crate::simd::each!(@ $i, $value, 0 1 2 3) };
+    (8, $i:ident => $value:expr) => { $crate::simd::each!(@ $i, $value, 0 1 2 3 4 5 6 7) };
+    (16, $i:ident => $value:expr) => { $crate::simd::each!(@ $i, $value, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
+    (@ $i:ident, $value:expr, $($number:literal)+) => { [$({ let $i: usize = $number; $value }),+] };
+}
+pub(crate) use each;
+
+/// The array of what an expression is for each row of a tile.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))]
+macro_rules! each_row {
+    ($row:ident => $value:expr) => { $crate::simd::each!(16, $row => $value) };
+}
+/// The array of what an expression is for each row of a tile. Without vectors a lane is a register, of which there are few.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128", target_os = "none")))]
+macro_rules! each_row {
+    ($row:ident => $value:expr) => { $crate::simd::each!(4, $row => $value) };
+}
+/// The array of what an expression is for each row of a tile. A board has fewer registers still, and code for it is made small.
+#[cfg(all(target_os = "none", not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128"))))]
+macro_rules! each_row {
+    ($row:ident => $value:expr) => { $crate::simd::each!(1, $row => $value) };
+}
+pub(crate) use each_row;
+
+/// Rows of a weight matrix that one tile takes, one row to a lane: as many as a vector has lanes, and fewer where there are no
+/// vectors. A row's bits do not depend on how many others are beside it.
+pub const TILE: usize = each_row!(_row => ()).len();
+
+/// The operations on [`Simd::R`] where that is [`Simd::F`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! rows_are_lanes {
+    () => {
+        type R = Self::F;
+
+        #[inline(always)]
+        fn rows_splat(self, x: f32) -> Self::R {
+            self.splat(x)
+        }
+        #[inline(always)]
+        fn rows_load(self, x: &[f32; TILE]) -> Self::R {
+            self.load(x)
+        }
+        #[inline(always)]
+        fn rows_load_part(self, x: &[f32]) -> Self::R {
+            self.load_part(x)
+        }
+        #[inline(always)]
+        fn rows_store(self, v: Self::R, out: &mut [f32; TILE]) {
+            self.store(v, out);
+        }
+        #[inline(always)]
+        fn rows_add(self, a: Self::R, b: Self::R) -> Self::R {
+            self.add(a, b)
+        }
+        #[inline(always)]
+        fn rows_sub(self, a: Self::R, b: Self::R) -> Self::R {
+            self.sub(a, b)
+        }
+        #[inline(always)]
+        fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R {
+            self.mul(a, b)
+        }
+        #[inline(always)]
+        fn rows_sums(self, v: &[Self::F; TILE]) -> Self::R {
+            self.sums(v)
+        }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use rows_are_lanes;
 
 /// The operations that kernels are written in.
 pub trait Simd: Copy {
     /// [`LANES`] floats.
     type F: Copy;
-    /// [`BLOCK`] bytes.
-    type B: Copy;
-    /// Sixteen integer scales.
-    type W: Copy;
-    /// Partial integer sums of one block product.
-    type P: Copy;
-    /// [`TILE`] floats, one for each row of a tile.
+    /// Four bytes of each row of a tile: [`TILE`] lanes of 32 bits, the first byte lowest.
+    type C: Copy;
+    /// A float for each row of a tile: [`Simd::F`], except where a tile has fewer rows than a vector has lanes.
     type R: Copy;
+
+    /// What [`Simd::signed`] adds to every weight.
+    const OFFSET: i32;
 
     /// The same float in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -58,55 +132,90 @@ pub trait Simd: Copy {
     /// All lanes: lane `i` plus lane `i + 8`, of these eight `i` plus `i + 4`, then `i + 2`, then `i + 1`.
     fn sum(self, v: Self::F) -> f32;
 
-    /// Thirty-two bytes.
-    fn bytes(self, x: &[u8; BLOCK]) -> Self::B;
-    /// Thirty-two four-bit numbers: the low halves of sixteen bytes, then the high halves.
-    fn nibbles(self, x: &[u8; 16]) -> Self::B;
-    /// Thirty-two five-bit numbers: four bytes of fifth bits, first value lowest, then the rest as [`Simd::nibbles`].
-    fn fives(self, x: &[u8; 20]) -> Self::B;
-    /// Each byte shifted right by `shift`, and then those bits of it that `mask` has.
-    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B;
-    /// Each byte of `low`, and above its `shift` bits that of `high`, which loses none.
-    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B;
-    /// Each byte less `by`.
-    fn less(self, x: Self::B, by: u8) -> Self::B;
-    /// For each byte, which is below sixteen, the entry of `table`.
-    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B;
-    /// For each byte, which is below sixty-four, the entry of `table`.
-    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B;
-    /// Thirty-two numbers of `WIDTH` bits, eight at most, from the bits of `x`, least significant first: number `i` ends
-    /// before bit `8 + (i + 1) * STEP`. `N` is `1 + 4 * STEP`.
-    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B;
-    /// The sums of `w * a`, both signed; `a` never holds -128.
-    fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P;
-    /// The sums of `w * a`, where `w` holds 0 to 127 and `a` signed bytes, never -128.
-    fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P;
-    /// The scales of the halves of eight blocks.
-    fn scales(self, x: &[i8; 16]) -> Self::W;
-    /// The sums of `w * a`, both signed, those of the first sixteen times scale `2 * block`, of the others times scale
-    /// `2 * block + 1`; `a` never holds -128.
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P;
-    /// As [`Simd::dot_i8_scaled`], where `w` holds 0 to 127.
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P;
-    /// Each row's partial sums added up, less `bias`, as floats (exact: below 2^24).
-    fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R;
-    /// Eight half floats, given as their bits, widened exactly.
-    fn rows_f16(self, bits: [u16; TILE]) -> Self::R;
-    /// Eight scales of one byte, widened as [`e5m3_to_f32`](crate::half::e5m3_to_f32) does.
-    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R;
-    /// One small integer for each row, as a float.
-    fn rows_u8(self, x: &[u8; TILE]) -> Self::R;
-    /// One float for each row.
-    fn rows_load(self, x: &[f32; TILE]) -> Self::R;
+    /// The sum of each vector, as [`Simd::sum`] adds it, one to a lane.
+    #[inline(always)]
+    fn sums(self, v: &[Self::F; LANES]) -> Self::F {
+        self.load(&each!(16, i => self.sum(v[i])))
+    }
+
     /// The same float for every row.
     fn rows_splat(self, x: f32) -> Self::R;
+    /// A float for each row.
+    fn rows_load(self, x: &[f32; TILE]) -> Self::R;
+    /// Up to [`TILE`] floats, the missing ones zero.
+    fn rows_load_part(self, x: &[f32]) -> Self::R;
+    /// Writes the floats of the rows.
+    fn rows_store(self, v: Self::R, out: &mut [f32; TILE]);
     /// Row by row `a + b`.
     fn rows_add(self, a: Self::R, b: Self::R) -> Self::R;
+    /// Row by row `a - b`.
+    fn rows_sub(self, a: Self::R, b: Self::R) -> Self::R;
     /// Row by row `a * b`.
     fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R;
-    /// Writes one float for each row.
-    fn rows_store(self, v: Self::R, out: &mut [f32; TILE]);
+    /// The sum of each vector, as [`Simd::sum`] adds it, one to a row.
+    fn rows_sums(self, v: &[Self::F; TILE]) -> Self::R;
 
+    /// Sixteen bytes of each row as four times four.
+    fn columns(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 4];
+    /// One number for each row.
+    fn lanes(self, x: &[u32; TILE]) -> Self::C;
+    /// Writes the lanes.
+    fn put(self, x: Self::C, out: &mut [u32; TILE]);
+    /// The same number in every lane.
+    fn all(self, x: u32) -> Self::C;
+    /// Bit by bit `a & b`.
+    fn and(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Bit by bit `a | b`.
+    fn or(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Bit by bit `a ^ b`.
+    fn xor(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Lane by lane `x << n`, for `n` below 32.
+    fn up(self, x: Self::C, n: usize) -> Self::C;
+    /// Lane by lane `x >> n`, for `n` below 32.
+    fn down(self, x: Self::C, n: usize) -> Self::C;
+    /// Byte by byte `a - b`, wrapping.
+    fn less(self, a: Self::C, b: Self::C) -> Self::C;
+    /// For each byte, which is below sixteen, the entry of `table`.
+    fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C;
+    /// For the lower six bits of each byte, the entry of `table`.
+    fn lookup64(self, x: Self::C, table: &[i8; 64]) -> Self::C;
+    /// Byte `i` has all bits set where bit `first + i` of its lane is, and none where it is not; `first` is a multiple of
+    /// four.
+    fn spread(self, x: Self::C, first: usize) -> Self::C;
+    /// The lower six bits of byte `i` are those from bit `at + i * STEP` of its lane; its others may be any.
+    fn windows<const STEP: usize>(self, x: Self::C, at: usize) -> Self::C;
+    /// Each lane, a signed integer, as a float (exact below 2^24).
+    fn floats(self, x: Self::C) -> Self::R;
+    /// The lower half of each lane, a half float, widened exactly.
+    fn halves(self, x: Self::C) -> Self::R;
+    /// The lowest byte of each lane, widened as [`e5m3_to_f32`](crate::half::e5m3_to_f32) does.
+    fn e5m3(self, x: Self::C) -> Self::R;
+    /// Signed weights as [`Simd::dot_signed`] takes them.
+    fn signed(self, w: Self::C) -> Self::C;
+    /// To each lane of `sums` adds the products of the bytes of `w`, made by [`Simd::signed`], with those of `a`, signed and
+    /// never -128; every weight counts as [`Simd::OFFSET`] more than it is.
+    fn dot_signed(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
+    /// As [`Simd::dot_signed`], where `w` holds 0 to 127.
+    fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
+
+    /// Each byte shifted right by `shift`, and then those bits of it that `mask` has.
+    #[inline(always)]
+    fn bits(self, x: Self::C, shift: usize, mask: u8) -> Self::C {
+        self.and(self.down(x, shift), self.all(u32::from_le_bytes([mask & (0xff >> shift); 4])))
+    }
+    /// Thirty-two bytes of each row.
+    #[inline(always)]
+    fn block(self, rows: &[&[u8; BLOCK]; TILE]) -> [Self::C; 8] {
+        let [a, b, c, d] = self.columns(&each_row!(r => half(rows[r], 0)));
+        let [e, f, g, h] = self.columns(&each_row!(r => half(rows[r], 1)));
+        [a, b, c, d, e, f, g, h]
+    }
+    /// Thirty-two four-bit numbers of each row: the low halves of sixteen bytes, then the high halves.
+    #[inline(always)]
+    fn nibbles(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 8] {
+        let both = self.columns(rows);
+        each!(8, i => self.bits(both[i % 4], i / 4 * 4, 15))
+    }
     /// Up to sixteen floats, the missing ones zero.
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::F {
@@ -122,6 +231,12 @@ pub trait Simd: Copy {
     fn load_f16_part(self, x: &[u8]) -> Self::F {
         self.load_f16(&padded(x))
     }
+}
+
+/// The first or the second sixteen of thirty-two bytes.
+#[inline(always)]
+fn half(row: &[u8; BLOCK], half: usize) -> &[u8; 16] {
+    &row.as_chunks().0[half]
 }
 
 /// `x` and zeros up to `N` elements. `N` is a power of two, and `x` is copied in pieces of half of it, a quarter, and so
@@ -141,6 +256,18 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
     all
 }
 
+/// [`Simd::windows`] made of shifts: each byte's bits are brought to its place and the others taken away.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn windows_of_bytes<S: Simd, const STEP: usize>(s: S, x: S::C, at: usize) -> S::C {
+    let byte = |i: usize| {
+        let (from, to) = (at + i * STEP, 8 * i);
+        let moved = if from < to { s.up(x, to - from) } else { s.down(x, from - to) };
+        s.and(moved, s.all(63 << to))
+    };
+    s.or(s.or(byte(0), byte(1)), s.or(byte(2), byte(3)))
+}
+
 /// A piece of work that can be compiled for any instruction set.
 pub trait Kernel {
     /// What the work gives back.
@@ -153,9 +280,13 @@ pub trait Kernel {
 enum Kind {
     Scalar,
     #[cfg(target_arch = "x86_64")]
+    Sse41,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -166,7 +297,13 @@ pub struct Isa(Kind);
 
 /// Every kernel set of this build, best last.
 #[cfg(target_arch = "x86_64")]
-const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("avx2", Kind::Avx2), ("avx512", Kind::Avx512)];
+const KINDS: &[(&str, Kind)] = &[
+    ("scalar", Kind::Scalar),
+    ("sse4.1", Kind::Sse41),
+    ("avx2", Kind::Avx2),
+    ("avx512", Kind::Avx512),
+    ("avx512-vnni", Kind::Vnni),
+];
 /// Every kernel set of this build, best last.
 #[cfg(target_arch = "aarch64")]
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon)];
@@ -183,7 +320,7 @@ impl Isa {
         Isa::available().last().unwrap_or(Isa::SCALAR)
     }
 
-    /// The instruction set called `name` (`scalar`, `avx2`, `avx512`, `neon`), if this CPU has it.
+    /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`), if this CPU has it.
     pub fn from_name(name: &str) -> Option<Isa> {
         Isa::available().find(|isa| isa.name() == name)
     }
@@ -205,10 +342,16 @@ impl Isa {
             Kind::Scalar => kernel.run(Scalar),
             // SAFETY: this Isa exists only because `has` found the CPU's features.
             #[cfg(target_arch = "x86_64")]
+            Kind::Sse41 => unsafe { x86::run_sse41(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { x86::run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { x86::run_avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vnni => unsafe { x86::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => unsafe { neon::run_neon(kernel) },
@@ -216,13 +359,30 @@ impl Isa {
     }
 }
 
+/// Asks the CPU for the bytes soon to be read, without waiting for them.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    /// Bytes of a cache line; where lines are longer, some are asked for twice.
+    const LINE: usize = 64;
+    for line in bytes.iter().step_by(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        x86::prefetch(line);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
+}
+
 fn has(kind: Kind) -> bool {
     match kind {
         Kind::Scalar => true,
         #[cfg(target_arch = "x86_64")]
+        Kind::Sse41 => x86::has_sse41(),
+        #[cfg(target_arch = "x86_64")]
         Kind::Avx2 => x86::has_avx2(),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => x86::has_avx512(),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Vnni => x86::has_vnni(),
         // Advanced SIMD is part of every AArch64 target that Rust builds floats for.
         #[cfg(target_arch = "aarch64")]
         Kind::Neon => cfg!(target_feature = "neon"),

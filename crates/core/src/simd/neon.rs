@@ -1,6 +1,7 @@
 //! Advanced SIMD of AArch64, without the optional dot-product extension.
 
-use super::{BLOCK, Kernel, LANES, Scalar, Simd, TILE};
+use super::{Kernel, LANES, Scalar, Simd, TILE, rows_are_lanes, windows_of_bytes};
+use crate::half::E5M3_OFFSET;
 use core::arch::aarch64::*;
 
 /// Compiles `kernel` for NEON.
@@ -13,9 +14,14 @@ pub(super) fn run_neon<K: Kernel>(kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub(super) struct Neon(());
 
-/// Element by element over the four registers of a vector.
+/// Register by register.
 macro_rules! each {
-    ($f:ident, $a:expr, $b:expr) => {{
+    ($f:expr, $a:expr) => {{
+        let a = $a;
+        // SAFETY: the token proves the instructions.
+        unsafe { [$f(a[0]), $f(a[1]), $f(a[2]), $f(a[3])] }
+    }};
+    ($f:expr, $a:expr, $b:expr) => {{
         let (a, b) = ($a, $b);
         // SAFETY: the token proves the instructions.
         unsafe { [$f(a[0], b[0]), $f(a[1], b[1]), $f(a[2], b[2]), $f(a[3], b[3])] }
@@ -24,10 +30,11 @@ macro_rules! each {
 
 impl Simd for Neon {
     type F = [float32x4_t; 4];
-    type B = [int8x16_t; 2];
-    type W = [i8; 16];
-    type P = int32x4_t;
-    type R = [float32x4_t; 2];
+    type C = [uint32x4_t; 4];
+
+    const OFFSET: i32 = 0;
+
+    rows_are_lanes!();
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -46,7 +53,10 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn load_f16(self, x: &[u8; 32]) -> Self::F {
-        self.load(&Scalar.load_f16(x))
+        let p = x.as_ptr().cast::<u16>();
+        // SAFETY: 32 bytes may be read; the token proves the instructions.
+        let four = |i: usize| unsafe { vmovl_u16(vld1_u16(p.add(4 * i))) };
+        self.halves([four(0), four(1), four(2), four(3)])
     }
     #[inline(always)]
     fn load_bf16(self, x: &[u8; 32]) -> Self::F {
@@ -90,151 +100,144 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn bytes(self, x: &[u8; BLOCK]) -> Self::B {
-        let p = x.as_ptr().cast::<i8>();
-        // SAFETY: 32 bytes may be read; the token proves the instructions.
-        unsafe { [vld1q_s8(p), vld1q_s8(p.add(16))] }
+    fn columns(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 4] {
+        let four = |first: usize| {
+            // SAFETY: 16 bytes may be read at each row; the token proves the instructions.
+            unsafe {
+                let row = |i: usize| vreinterpretq_u32_u8(vld1q_u8(rows[first + i].as_ptr()));
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let wide = |x| vreinterpretq_u64_u32(x);
+                let (ab, ab_odd) = (wide(vtrn1q_u32(a, b)), wide(vtrn2q_u32(a, b)));
+                let (cd, cd_odd) = (wide(vtrn1q_u32(c, d)), wide(vtrn2q_u32(c, d)));
+                [vtrn1q_u64(ab, cd), vtrn1q_u64(ab_odd, cd_odd), vtrn2q_u64(ab, cd), vtrn2q_u64(ab_odd, cd_odd)]
+                    .map(|x| vreinterpretq_u32_u64(x))
+            }
+        };
+        let quarters = [four(0), four(4), four(8), four(12)];
+        crate::simd::each!(4, i => [quarters[0][i], quarters[1][i], quarters[2][i], quarters[3][i]])
     }
     #[inline(always)]
-    fn nibbles(self, x: &[u8; 16]) -> Self::B {
+    fn lanes(self, x: &[u32; TILE]) -> Self::C {
+        let p = x.as_ptr();
+        // SAFETY: 64 bytes may be read; the token proves the instructions.
+        unsafe { [vld1q_u32(p), vld1q_u32(p.add(4)), vld1q_u32(p.add(8)), vld1q_u32(p.add(12))] }
+    }
+    #[inline(always)]
+    fn put(self, x: Self::C, out: &mut [u32; TILE]) {
+        for (out, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            // SAFETY: 16 bytes may be written; the token proves the instructions.
+            unsafe { vst1q_u32(out.as_mut_ptr(), x) }
+        }
+    }
+    #[inline(always)]
+    fn all(self, x: u32) -> Self::C {
+        // SAFETY: the token proves the instructions.
+        unsafe { [vdupq_n_u32(x); 4] }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(vandq_u32, a, b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(vorrq_u32, a, b)
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(veorq_u32, a, b)
+    }
+    #[inline(always)]
+    fn up(self, x: Self::C, n: usize) -> Self::C {
+        each!(|x| vshlq_u32(x, vdupq_n_s32(n as i32)), x)
+    }
+    #[inline(always)]
+    fn down(self, x: Self::C, n: usize) -> Self::C {
+        each!(|x| vshlq_u32(x, vdupq_n_s32(-(n as i32))), x)
+    }
+    #[inline(always)]
+    fn less(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(|a, b| vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))), a, b)
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
         // SAFETY: 16 bytes may be read; the token proves the instructions.
-        unsafe {
-            let both = vld1q_u8(x.as_ptr());
-            let low = vandq_u8(both, vdupq_n_u8(15));
-            [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(vshrq_n_u8::<4>(both))]
-        }
+        let table = unsafe { vld1q_u8(table.as_ptr().cast()) };
+        each!(|x| vreinterpretq_u32_u8(vqtbl1q_u8(table, vreinterpretq_u8_u32(x))), x)
     }
     #[inline(always)]
-    fn fives(self, x: &[u8; 20]) -> Self::B {
-        self.bytes(&Scalar.fives(x))
-    }
-    #[inline(always)]
-    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
-        // SAFETY: the token proves the instructions.
-        unsafe {
-            let (down, mask) = (vdupq_n_s8(-(shift as i8)), vdupq_n_u8(mask));
-            x.map(|x| vreinterpretq_s8_u8(vandq_u8(vshlq_u8(vreinterpretq_u8_s8(x), down), mask)))
-        }
-    }
-    #[inline(always)]
-    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
-        // SAFETY: the token proves the instructions.
-        unsafe {
-            let up = vdupq_n_s8(shift as i8);
-            [vorrq_s8(low[0], vshlq_s8(high[0], up)), vorrq_s8(low[1], vshlq_s8(high[1], up))]
-        }
-    }
-    #[inline(always)]
-    fn less(self, x: Self::B, by: u8) -> Self::B {
-        // SAFETY: the token proves the instructions.
-        unsafe { x.map(|x| vsubq_s8(x, vdupq_n_s8(by as i8))) }
-    }
-    #[inline(always)]
-    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
-        // SAFETY: 16 bytes may be read; the token proves the instructions.
-        unsafe {
-            let table = vld1q_s8(table.as_ptr());
-            x.map(|x| vqtbl1q_s8(table, vreinterpretq_u8_s8(x)))
-        }
-    }
-    #[inline(always)]
-    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B {
-        let p = table.as_ptr();
+    fn lookup64(self, x: Self::C, table: &[i8; 64]) -> Self::C {
+        let p = table.as_ptr().cast::<u8>();
         // SAFETY: 64 bytes may be read; the token proves the instructions.
         unsafe {
-            let table = int8x16x4_t(vld1q_s8(p), vld1q_s8(p.add(16)), vld1q_s8(p.add(32)), vld1q_s8(p.add(48)));
-            x.map(|x| vqtbl4q_s8(table, vreinterpretq_u8_s8(x)))
+            let table = uint8x16x4_t(vld1q_u8(p), vld1q_u8(p.add(16)), vld1q_u8(p.add(32)), vld1q_u8(p.add(48)));
+            let entry = |x| vreinterpretq_u32_u8(vqtbl4q_u8(table, vandq_u8(vreinterpretq_u8_u32(x), vdupq_n_u8(63))));
+            crate::simd::each!(4, i => entry(x[i]))
         }
     }
+    /// The byte that holds the four bits goes everywhere in its lane.
     #[inline(always)]
-    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B {
-        self.bytes(&Scalar.fields::<N, STEP, WIDTH>(x))
-    }
-    #[inline(always)]
-    fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
+    fn spread(self, x: Self::C, first: usize) -> Self::C {
         // SAFETY: the token proves the instructions.
         unsafe {
-            let mut sums = vpaddlq_s16(vmull_s8(vget_low_s8(w[0]), vget_low_s8(a[0])));
-            sums = vpadalq_s16(sums, vmull_s8(vget_high_s8(w[0]), vget_high_s8(a[0])));
-            sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(w[1]), vget_low_s8(a[1])));
-            vpadalq_s16(sums, vmull_s8(vget_high_s8(w[1]), vget_high_s8(a[1])))
+            let lanes = vreinterpretq_u8_u32(vld1q_u32([0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c].as_ptr()));
+            let here = vaddq_u8(lanes, vdupq_n_u8((first / 8) as u8));
+            let bits = vreinterpretq_u8_u32(vdupq_n_u32(0x0804_0201 << (first % 8)));
+            let set = |x| vreinterpretq_u32_u8(vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_u32(x), here), bits));
+            crate::simd::each!(4, i => set(x[i]))
         }
     }
     #[inline(always)]
-    fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P {
-        self.dot_i8(w, a)
+    fn windows<const STEP: usize>(self, x: Self::C, at: usize) -> Self::C {
+        windows_of_bytes::<Self, STEP>(self, x, at)
     }
     #[inline(always)]
-    fn scales(self, x: &[i8; 16]) -> Self::W {
-        *x
+    fn floats(self, x: Self::C) -> Self::F {
+        each!(|x| vcvtq_f32_s32(vreinterpretq_s32_u32(x)), x)
     }
+    /// Exponent and mantissa moved to their places are the number times 2^-112, subnormal or not; what was infinite or NaN
+    /// gets its exponent back.
     #[inline(always)]
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
+    fn halves(self, x: Self::C) -> Self::F {
         // SAFETY: the token proves the instructions.
-        unsafe {
-            let first = vpaddlq_s16(vmull_s8(vget_low_s8(w[0]), vget_low_s8(a[0])));
-            let first = vpadalq_s16(first, vmull_s8(vget_high_s8(w[0]), vget_high_s8(a[0])));
-            let second = vpaddlq_s16(vmull_s8(vget_low_s8(w[1]), vget_low_s8(a[1])));
-            let second = vpadalq_s16(second, vmull_s8(vget_high_s8(w[1]), vget_high_s8(a[1])));
-            let first = vmulq_n_s32(first, i32::from(scales[2 * block]));
-            vmlaq_n_s32(first, second, i32::from(scales[2 * block + 1]))
-        }
+        let wide = |x| unsafe {
+            let magnitude = vshlq_n_u32::<13>(vandq_u32(x, vdupq_n_u32(0x7fff)));
+            let power = vreinterpretq_f32_u32(vdupq_n_u32(0x7780_0000));
+            let scaled = vreinterpretq_u32_f32(vmulq_f32(vreinterpretq_f32_u32(magnitude), power));
+            let exponent = vandq_u32(vcgtq_u32(magnitude, vdupq_n_u32(0x0f7f_ffff)), vdupq_n_u32(0x7f80_0000));
+            let sign = vshlq_n_u32::<16>(vandq_u32(x, vdupq_n_u32(0x8000)));
+            vreinterpretq_f32_u32(vorrq_u32(scaled, vorrq_u32(exponent, sign)))
+        };
+        crate::simd::each!(4, i => wide(x[i]))
     }
     #[inline(always)]
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
-        self.dot_i8_scaled(w, a, scales, block)
-    }
-    #[inline(always)]
-    fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
-        let [p0, p1, p2, p3, p4, p5, p6, p7] = sums;
+    fn e5m3(self, x: Self::C) -> Self::F {
         // SAFETY: the token proves the instructions.
-        unsafe {
-            let bias = vdupq_n_s32(bias);
-            let low = vpaddq_s32(vpaddq_s32(p0, p1), vpaddq_s32(p2, p3));
-            let high = vpaddq_s32(vpaddq_s32(p4, p5), vpaddq_s32(p6, p7));
-            [vcvtq_f32_s32(vsubq_s32(low, bias)), vcvtq_f32_s32(vsubq_s32(high, bias))]
-        }
+        let wide = |x| unsafe {
+            let byte = vandq_u32(x, vdupq_n_u32(255));
+            let bits = vaddq_u32(vshlq_n_u32::<20>(byte), vdupq_n_u32(E5M3_OFFSET));
+            vreinterpretq_f32_u32(vandq_u32(bits, vtstq_u32(byte, byte)))
+        };
+        crate::simd::each!(4, i => wide(x[i]))
     }
     #[inline(always)]
-    fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
-        let wide = Scalar.rows_f16(bits);
-        // SAFETY: 32 bytes may be read; the token proves the instructions.
-        unsafe { [vld1q_f32(wide.as_ptr()), vld1q_f32(wide.as_ptr().add(4))] }
+    fn signed(self, w: Self::C) -> Self::C {
+        w
     }
     #[inline(always)]
-    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R {
-        self.rows_load(&Scalar.rows_e5m3(x))
-    }
-    #[inline(always)]
-    fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
-        self.rows_load(&Scalar.rows_u8(x))
-    }
-    #[inline(always)]
-    fn rows_load(self, x: &[f32; TILE]) -> Self::R {
-        // SAFETY: 32 bytes may be read; the token proves the instructions.
-        unsafe { [vld1q_f32(x.as_ptr()), vld1q_f32(x.as_ptr().add(4))] }
-    }
-    #[inline(always)]
-    fn rows_splat(self, x: f32) -> Self::R {
+    fn dot_signed(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C {
         // SAFETY: the token proves the instructions.
-        unsafe { [vdupq_n_f32(x); 2] }
+        let add = |sums, w| unsafe {
+            let a = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(a)));
+            let w = vreinterpretq_s8_u32(w);
+            let (low, high) = (vmull_s8(vget_low_s8(w), vget_low_s8(a)), vmull_high_s8(w, a));
+            // Pairs of 16-bit products, then pairs of their sums: one sum for each lane of four bytes.
+            let pairs = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+            vreinterpretq_u32_s32(vaddq_s32(vreinterpretq_s32_u32(sums), pairs))
+        };
+        crate::simd::each!(4, i => add(sums[i], w[i]))
     }
     #[inline(always)]
-    fn rows_add(self, a: Self::R, b: Self::R) -> Self::R {
-        // SAFETY: the token proves the instructions.
-        unsafe { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
-    }
-    #[inline(always)]
-    fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R {
-        // SAFETY: the token proves the instructions.
-        unsafe { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1])] }
-    }
-    #[inline(always)]
-    fn rows_store(self, v: Self::R, out: &mut [f32; TILE]) {
-        // SAFETY: 32 bytes may be written; the token proves the instructions.
-        unsafe {
-            vst1q_f32(out.as_mut_ptr(), v[0]);
-            vst1q_f32(out.as_mut_ptr().add(4), v[1]);
-        }
+    fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C {
+        self.dot_signed(sums, w, a)
     }
 }

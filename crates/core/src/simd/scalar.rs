@@ -1,6 +1,6 @@
 //! The definition of every vector operation, in plain Rust.
 
-use super::{BLOCK, LANES, Simd, TILE};
+use super::{LANES, Simd, TILE, padded};
 use crate::half::{bf16_to_f32, e5m3_to_f32, f16_to_f32};
 
 /// The instruction set that every CPU has.
@@ -15,10 +15,10 @@ fn each<T, const N: usize>(f: impl FnMut(usize) -> T) -> [T; N] {
 
 impl Simd for Scalar {
     type F = [f32; LANES];
-    type B = [u8; BLOCK];
-    type W = [i8; 16];
-    type P = i32;
+    type C = [u32; TILE];
     type R = [f32; TILE];
+
+    const OFFSET: i32 = 0;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -68,103 +68,126 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn bytes(self, x: &[u8; BLOCK]) -> Self::B {
-        *x
-    }
-    #[inline(always)]
-    fn nibbles(self, x: &[u8; 16]) -> Self::B {
-        each(|i| if i < 16 { x[i] & 15 } else { x[i - 16] >> 4 })
-    }
-    #[inline(always)]
-    fn fives(self, x: &[u8; 20]) -> Self::B {
-        let fifth = u32::from_le_bytes([x[0], x[1], x[2], x[3]]);
-        each(|i| (x[4 + i % 16] >> (i / 16 * 4) & 15) | ((fifth >> i & 1) as u8) << 4)
-    }
-    #[inline(always)]
-    fn bits(self, x: Self::B, shift: usize, mask: u8) -> Self::B {
-        each(|i| x[i] >> shift & mask)
-    }
-    #[inline(always)]
-    fn join(self, low: Self::B, high: Self::B, shift: usize) -> Self::B {
-        each(|i| low[i] | high[i] << shift)
-    }
-    #[inline(always)]
-    fn less(self, x: Self::B, by: u8) -> Self::B {
-        each(|i| x[i].wrapping_sub(by))
-    }
-    #[inline(always)]
-    fn lookup(self, x: Self::B, table: &[i8; 16]) -> Self::B {
-        each(|i| table[usize::from(x[i] & 15)] as u8)
-    }
-    #[inline(always)]
-    fn lookup64(self, x: Self::B, table: &[i8; 64]) -> Self::B {
-        each(|i| table[usize::from(x[i] & 63)] as u8)
-    }
-    #[inline(always)]
-    fn fields<const N: usize, const STEP: usize, const WIDTH: usize>(self, x: &[u8; N]) -> Self::B {
-        each(|i| {
-            let bit = 8 + (i + 1) * STEP - WIDTH;
-            let above = if bit / 8 + 1 < N { x[bit / 8 + 1] } else { 0 };
-            let pair = u16::from_le_bytes([x[bit / 8], above]);
-            (pair >> (bit % 8)) as u8 & (0xff >> (8 - WIDTH))
-        })
-    }
-    #[inline(always)]
-    fn dot_i8(self, w: Self::B, a: Self::B) -> Self::P {
-        w.iter().zip(&a).map(|(&w, &a)| i32::from(w as i8) * i32::from(a as i8)).sum()
-    }
-    #[inline(always)]
-    fn dot_u7(self, w: Self::B, a: Self::B) -> Self::P {
-        self.dot_i8(w, a)
-    }
-    #[inline(always)]
-    fn scales(self, x: &[i8; 16]) -> Self::W {
-        *x
-    }
-    #[inline(always)]
-    fn dot_i8_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
-        let product = |i: usize| i32::from(w[i] as i8) * i32::from(a[i] as i8);
-        let sums: [i32; 2] = each(|half| (half * BLOCK / 2..(half + 1) * BLOCK / 2).map(product).sum());
-        i32::from(scales[2 * block]) * sums[0] + i32::from(scales[2 * block + 1]) * sums[1]
-    }
-    #[inline(always)]
-    fn dot_u7_scaled(self, w: Self::B, a: Self::B, scales: Self::W, block: usize) -> Self::P {
-        self.dot_i8_scaled(w, a, scales, block)
-    }
-    #[inline(always)]
-    fn rows(self, sums: [Self::P; TILE], bias: i32) -> Self::R {
-        each(|i| (sums[i] - bias) as f32)
-    }
-    #[inline(always)]
-    fn rows_f16(self, bits: [u16; TILE]) -> Self::R {
-        each(|i| f16_to_f32(bits[i]))
-    }
-    #[inline(always)]
-    fn rows_e5m3(self, x: &[u8; TILE]) -> Self::R {
-        each(|i| e5m3_to_f32(x[i]))
-    }
-    #[inline(always)]
-    fn rows_u8(self, x: &[u8; TILE]) -> Self::R {
-        each(|i| f32::from(x[i]))
+    fn rows_splat(self, x: f32) -> Self::R {
+        [x; TILE]
     }
     #[inline(always)]
     fn rows_load(self, x: &[f32; TILE]) -> Self::R {
         *x
     }
     #[inline(always)]
-    fn rows_splat(self, x: f32) -> Self::R {
-        [x; TILE]
-    }
-    #[inline(always)]
-    fn rows_add(self, a: Self::R, b: Self::R) -> Self::R {
-        each(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R {
-        each(|i| a[i] * b[i])
+    fn rows_load_part(self, x: &[f32]) -> Self::R {
+        padded(x)
     }
     #[inline(always)]
     fn rows_store(self, v: Self::R, out: &mut [f32; TILE]) {
         *out = v;
     }
+    #[inline(always)]
+    fn rows_add(self, a: Self::R, b: Self::R) -> Self::R {
+        each(|row| a[row] + b[row])
+    }
+    #[inline(always)]
+    fn rows_sub(self, a: Self::R, b: Self::R) -> Self::R {
+        each(|row| a[row] - b[row])
+    }
+    #[inline(always)]
+    fn rows_mul(self, a: Self::R, b: Self::R) -> Self::R {
+        each(|row| a[row] * b[row])
+    }
+    #[inline(always)]
+    fn rows_sums(self, v: &[Self::F; TILE]) -> Self::R {
+        each(|row| self.sum(v[row]))
+    }
+
+    #[inline(always)]
+    fn columns(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 4] {
+        each(|column| each(|row| u32::from_le_bytes(rows[row].as_chunks().0[column])))
+    }
+    #[inline(always)]
+    fn lanes(self, x: &[u32; TILE]) -> Self::C {
+        *x
+    }
+    #[inline(always)]
+    fn put(self, x: Self::C, out: &mut [u32; TILE]) {
+        *out = x;
+    }
+    #[inline(always)]
+    fn all(self, x: u32) -> Self::C {
+        [x; TILE]
+    }
+    #[inline(always)]
+    fn and(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn up(self, x: Self::C, n: usize) -> Self::C {
+        x.map(|x| x << n)
+    }
+    #[inline(always)]
+    fn down(self, x: Self::C, n: usize) -> Self::C {
+        x.map(|x| x >> n)
+    }
+    #[inline(always)]
+    fn less(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|row| bytes(|i| a[row].to_le_bytes()[i].wrapping_sub(b[row].to_le_bytes()[i])))
+    }
+    #[inline(always)]
+    fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
+        each(|row| bytes(|i| table[usize::from(x[row].to_le_bytes()[i] & 15)] as u8))
+    }
+    #[inline(always)]
+    fn lookup64(self, x: Self::C, table: &[i8; 64]) -> Self::C {
+        each(|row| bytes(|i| table[usize::from(x[row].to_le_bytes()[i] & 63)] as u8))
+    }
+    #[inline(always)]
+    fn spread(self, x: Self::C, first: usize) -> Self::C {
+        each(|row| bytes(|i| if x[row] >> (first + i) & 1 == 1 { 0xff } else { 0 }))
+    }
+    #[inline(always)]
+    fn windows<const STEP: usize>(self, x: Self::C, at: usize) -> Self::C {
+        each(|row| bytes(|i| (x[row] >> (at + i * STEP)) as u8 & 63))
+    }
+    #[inline(always)]
+    fn floats(self, x: Self::C) -> Self::R {
+        x.map(|x| x as i32 as f32)
+    }
+    #[inline(always)]
+    fn halves(self, x: Self::C) -> Self::R {
+        x.map(|x| f16_to_f32(x as u16))
+    }
+    #[inline(always)]
+    fn e5m3(self, x: Self::C) -> Self::R {
+        x.map(|x| e5m3_to_f32(x as u8))
+    }
+    #[inline(always)]
+    fn signed(self, w: Self::C) -> Self::C {
+        w
+    }
+    #[inline(always)]
+    fn dot_signed(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C {
+        let product = |w: u8, a: u8| i32::from(w as i8) * i32::from(a as i8);
+        each(|row| {
+            let products = w[row].to_le_bytes().into_iter().zip(a).map(|(w, a)| product(w, a));
+            (sums[row] as i32 + products.sum::<i32>()) as u32
+        })
+    }
+    #[inline(always)]
+    fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C {
+        self.dot_signed(sums, w, a)
+    }
+}
+
+/// The lane whose byte `i` is `f(i)`.
+#[inline(always)]
+fn bytes(f: impl FnMut(usize) -> u8) -> u32 {
+    u32::from_le_bytes(each(f))
 }

@@ -65,11 +65,12 @@ fn products(isa: Isa, kind: Type, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> 
     // Four tokens are taken at once, and a fifth, which is the third again, alone.
     let x = [x.concat(), x[2].clone()].concat();
     let n = 5 * n_blocks(columns);
-    let (mut q, mut scale, mut sum) = (vec![[0i8; BLOCK]; n], vec![0.0; n], vec![0; n]);
-    let mut activations = Activations { q: &mut q, scale: &mut scale, sum: &mut sum };
+    let (mut q, mut scale, mut sum, mut rest) =
+        (vec![[0i8; BLOCK]; n], vec![0.0; n], vec![[0; 2]; n], vec![[0i8; BLOCK]; n]);
+    let mut activations = Activations { q: &mut q, scale: &mut scale, sum: &mut sum, rest: &mut rest };
     activations.quantize(isa, &x, columns, &[&matrix]);
     let mut out = [0.0; 5 * TILE];
-    matmul(Crew { isa, workers: &Single }, &matrix, Vector::EMPTY, &x, &activations, &mut out);
+    matmul(Crew { isa, workers: &Single }, (&matrix, 0), Vector::EMPTY, &x, &activations, &mut out);
     let bits = out.map(f32::to_bits);
     assert_eq!(bits[2 * TILE..3 * TILE], bits[4 * TILE..], "alone or in a batch");
     bits[..4 * TILE].to_vec()
@@ -145,8 +146,12 @@ fn products_are_near_those_of_the_dequantized_row() {
                 let terms = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
                 let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
                 let got = f64::from(f32::from_bits(got[t * TILE + r]));
-                // An 8-bit activation is off by at most 1/254 of its block's largest.
-                let limit = if kind.is_integer() { 0.01 } else { 1e-6 };
+                // An 8-bit activation is off by at most 1/254 of its block's largest, a 16-bit one by 1/254 of that.
+                let limit = match (kind.is_integer(), kind.is_fine()) {
+                    (true, false) => 0.01,
+                    (true, true) => 4e-5,
+                    _ => 1e-6,
+                };
                 assert!((got - sum).abs() <= limit * size, "{}: {got}, not {sum}", kind.name());
             }
         }

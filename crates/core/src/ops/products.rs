@@ -1,0 +1,239 @@
+//! The products of a panel of quantized rows with a batch of activations: one kernel for all formats.
+// The same number indexes the arrays of every token.
+#![allow(clippy::needless_range_loop)]
+
+use crate::quant::panel::{BLOCKS, COLUMNS, Panel, Shape};
+use crate::quant::{self, Activation};
+use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE};
+use crate::workers::Columns;
+
+/// Tokens whose activations meet a lane of weights while it is in a register.
+pub(super) const TOKENS: usize = 4;
+
+/// Whether there is a kernel for [`TOKENS`] tokens at once. A build for the types of one model is one for a machine that has
+/// no room for a batch, nor for code that it does not run.
+pub(super) const IN_BATCHES: bool = !quant::IS_FOR_ONE_MODEL;
+
+/// Adds the products of a panel, whose first block is block `first` of the rows, to the tile's outputs.
+///
+/// Definition, for each row and token, blocks in order. A sum is that of weight times activation, taken exactly and made a
+/// float; with one factor it is multiplied with that, with two each half's with its own, and these two added, all of which is
+/// exact below 2^24. Of 16-bit activations the sum with their rests times the float nearest to 1 / 254 is added. This, times
+/// (weight scale times activation scale), is added to the total. Then, where there are minimums, the minimum times the
+/// activations' sum with its sign turned, with two minimums the sum of both halves' such products, times (the minimums'
+/// scale times activation scale).
+pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, tokens: &Tokens<'_>, out: Tile<'_, '_>) {
+    macro_rules! with {
+        ($($signed:literal $factors:literal $mins:literal $rest:literal)+) => {
+            match (shape.signed, shape.n_factors, shape.n_mins, shape.rest) {
+                $(($signed, $factors, $mins, $rest) if const {
+                    quant::is_shape_built(Shape {
+                        signed: $signed,
+                        bias: 0,
+                        n_factors: $factors,
+                        n_mins: $mins,
+                        rest: $rest,
+                    })
+                } => {
+                    isa.run(Multiply::<$signed, $factors, $mins, $rest> { bias: shape.bias, panel, first, tokens, out })
+                })+
+                _ => unreachable!("no format has such blocks"),
+            }
+        };
+    }
+    with!(true 0 0 false true 0 0 true true 1 0 false true 2 0 false false 0 0 false false 0 1 false false 1 1 false false 2 2 false)
+}
+
+/// The activations of a batch, as [`Activation`] describes them, (tokens, blocks).
+#[derive(Clone, Copy)]
+pub(crate) struct Tokens<'a> {
+    /// Blocks of a token.
+    pub(crate) n_blocks: usize,
+    pub(crate) q: &'a [[i8; BLOCK]],
+    pub(crate) scale: &'a [f32],
+    pub(crate) sum: &'a [[i32; 2]],
+    pub(crate) rest: &'a [[i8; BLOCK]],
+}
+
+impl<'a> Tokens<'a> {
+    /// Blocks `first` to `first + n` of token `token`.
+    #[inline(always)]
+    fn blocks<const REST: bool>(&self, token: usize, first: usize, n: usize) -> Activation<'a> {
+        let first = token * self.n_blocks + first;
+        let blocks = first..first + n;
+        Activation {
+            q: &self.q[blocks.clone()],
+            scale: &self.scale[blocks.clone()],
+            sum: &self.sum[blocks.clone()],
+            rest: if REST { &self.rest[blocks] } else { &[] },
+        }
+    }
+}
+
+/// Where the products of a tile go: `width` columns from `at` on of those that belong to a task.
+pub(crate) struct Tile<'a, 'b> {
+    pub(crate) columns: &'a mut Columns<'b>,
+    pub(crate) at: usize,
+    pub(crate) width: usize,
+}
+
+/// The products of a panel.
+struct Multiply<'a, 'b, 'c, const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool> {
+    bias: i32,
+    panel: &'a Panel,
+    first: usize,
+    tokens: &'a Tokens<'c>,
+    out: Tile<'a, 'b>,
+}
+
+impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool> Kernel
+    for Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let n_tokens = self.out.columns.n_rows();
+        let mut token = 0;
+        while IN_BATCHES && token + TOKENS <= n_tokens {
+            self.tokens::<S, TOKENS>(s, token);
+            token += TOKENS;
+        }
+        while token < n_tokens {
+            self.tokens::<S, 1>(s, token);
+            token += 1;
+        }
+    }
+}
+
+impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool>
+    Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST>
+{
+    /// The products with `T` tokens from `token` on.
+    #[inline(always)]
+    fn tokens<S: Simd, const T: usize>(&mut self, s: S, token: usize) {
+        let n_blocks = self.panel.n_blocks.min(BLOCKS);
+        let mut activations = [Activation::EMPTY; T];
+        for (t, activation) in activations.iter_mut().enumerate() {
+            *activation = self.tokens.blocks::<REST>(token + t, self.first, n_blocks);
+        }
+        let range = self.out.at..self.out.at + self.out.width;
+        let mut totals = [s.rows_splat(0.0); T];
+        if self.first > 0 {
+            for t in 0..T {
+                totals[t] = s.rows_load_part(&self.out.columns.row(token + t)[range.clone()]);
+            }
+        }
+        for block in 0..n_blocks {
+            let scale = s.rows_load(&self.panel.scale[block]);
+            let sums = self.sums::<S, T>(s, block, &activations);
+            for t in 0..T {
+                let activation_scale = s.rows_splat(activations[t].scale[block]);
+                totals[t] = s.rows_add(totals[t], s.rows_mul(sums[t], s.rows_mul(scale, activation_scale)));
+                if MINS > 0 {
+                    let below = self.below(s, block, activations[t].sum[block]);
+                    let min_scale = s.rows_mul(s.rows_load(&self.panel.min_scale[block]), activation_scale);
+                    totals[t] = s.rows_add(totals[t], s.rows_mul(below, min_scale));
+                }
+            }
+        }
+        for t in 0..T {
+            let out = &mut self.out.columns.row(token + t)[range.clone()];
+            match out.as_mut_array() {
+                Some(out) => s.rows_store(totals[t], out),
+                None => {
+                    let mut all = [0.0; TILE];
+                    s.rows_store(totals[t], &mut all);
+                    out.copy_from_slice(&all[..out.len()]);
+                }
+            }
+        }
+    }
+
+    /// The minimums of a block times the sums of its activations, with the sign turned.
+    #[inline(always)]
+    fn below<S: Simd>(&self, s: S, block: usize, sum: [i32; 2]) -> S::R {
+        let mins = &self.panel.mins[block];
+        if MINS == 1 {
+            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(sum[0] + sum[1]) as f32));
+        }
+        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-sum[0] as f32));
+        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-sum[1] as f32)))
+    }
+
+    /// The sums of a block, factors included.
+    #[inline(always)]
+    fn sums<S: Simd, const T: usize>(&self, s: S, block: usize, activations: &[Activation<'_>; T]) -> [S::R; T] {
+        let mut q = [&[0; BLOCK]; T];
+        let (mut first, mut second) = ([0; T], [0; T]);
+        for t in 0..T {
+            q[t] = &activations[t].q[block];
+            [first[t], second[t]] = activations[t].sum[block];
+        }
+        let factors = &self.panel.factors[block];
+        if FACTORS == 2 {
+            let mut sums = self.dot(s, block, 0..COLUMNS / 2, &q, first);
+            let others = self.dot(s, block, COLUMNS / 2..COLUMNS, &q, second);
+            for t in 0..T {
+                sums[t] = s.rows_add(
+                    s.rows_mul(s.rows_load(&factors[0]), sums[t]),
+                    s.rows_mul(s.rows_load(&factors[1]), others[t]),
+                );
+            }
+            return sums;
+        }
+        for t in 0..T {
+            first[t] += second[t];
+        }
+        let mut sums = self.dot(s, block, 0..COLUMNS, &q, first);
+        if FACTORS == 1 {
+            for sum in &mut sums {
+                *sum = s.rows_mul(s.rows_load(&factors[0]), *sum);
+            }
+        }
+        if REST {
+            for t in 0..T {
+                q[t] = &activations[t].rest[block];
+                first[t] = q[t].iter().map(|&rest| i32::from(rest)).sum();
+            }
+            let rests = self.dot(s, block, 0..COLUMNS, &q, first);
+            for t in 0..T {
+                sums[t] = s.rows_add(sums[t], s.rows_mul(rests[t], s.rows_splat(1.0 / quant::REST)));
+            }
+        }
+        sums
+    }
+
+    /// The exact sums over some columns of a block, whose activations `a` add up to `total`.
+    #[inline(always)]
+    fn dot<S: Simd, const T: usize>(
+        &self,
+        s: S,
+        block: usize,
+        columns: core::ops::Range<usize>,
+        a: &[&[i8; BLOCK]; T],
+        total: [i32; T],
+    ) -> [S::R; T] {
+        let above = if SIGNED { S::OFFSET } else { self.bias };
+        let mut sums = [s.all(0); T];
+        for t in 0..T {
+            sums[t] = s.all((-above * total[t]) as u32);
+        }
+        for column in columns {
+            let weights = s.lanes(&self.panel.weights[block][column]);
+            for t in 0..T {
+                let [a, b, c, d] = a[t].as_chunks::<4>().0[column];
+                let a = [a as u8, b as u8, c as u8, d as u8];
+                sums[t] = match SIGNED {
+                    true => s.dot_signed(sums[t], weights, a),
+                    false => s.dot_unsigned(sums[t], weights, a),
+                };
+            }
+        }
+        let mut floats = [s.rows_splat(0.0); T];
+        for t in 0..T {
+            floats[t] = s.floats(sums[t]);
+        }
+        floats
+    }
+}

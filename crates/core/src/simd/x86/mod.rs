@@ -1,0 +1,121 @@
+//! The instruction sets of x86-64: SSE4.1, AVX2 (with F16C) and AVX-512 (with BW, DQ and VL), alone or with VNNI and VBMI.
+
+mod avx2;
+mod avx512;
+mod sse41;
+
+use super::Kernel;
+use core::arch::x86_64::*;
+
+/// Whether the CPU has SSE4.1 and what came before it.
+pub(super) fn has_sse41() -> bool {
+    // Miri interprets the vector instructions, but not those that ask the CPU for them.
+    if cfg!(miri) {
+        return cfg!(target_feature = "sse4.1");
+    }
+    let one = __cpuid(1).ecx;
+    one >> 9 & one >> 19 & 1 == 1
+}
+
+/// Whether the CPU and the operating system have AVX2 and F16C.
+pub(super) fn has_avx2() -> bool {
+    if cfg!(miri) {
+        return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
+    }
+    let one = __cpuid(1).ecx;
+    let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
+    osxsave & avx & f16c == 1
+        && __cpuid(0).eax >= 7
+        && __cpuid_count(7, 0).ebx >> 5 & 1 == 1
+        // SAFETY: OSXSAVE says that XGETBV may be used.
+        && unsafe { saved_state() } & 0b110 == 0b110
+}
+
+/// Whether the CPU and the operating system have AVX-512 F, BW, DQ and VL.
+pub(super) fn has_avx512() -> bool {
+    if !has_avx2() || cfg!(miri) {
+        return false;
+    }
+    let seven = __cpuid_count(7, 0).ebx;
+    let (f, dq, bw, vl) = (seven >> 16, seven >> 17, seven >> 30, seven >> 31);
+    // SAFETY: AVX2 was found, so XGETBV may be used.
+    f & dq & bw & vl & 1 == 1 && unsafe { saved_state() } & 0b1110_0110 == 0b1110_0110
+}
+
+/// Whether they have VNNI and VBMI too.
+pub(super) fn has_vnni() -> bool {
+    if !has_avx512() {
+        return false;
+    }
+    let seven = __cpuid_count(7, 0).ecx;
+    let (vbmi, vnni) = (seven >> 1, seven >> 11);
+    vbmi & vnni & 1 == 1
+}
+
+/// Which register files the operating system saves (XCR0).
+#[target_feature(enable = "xsave")]
+fn saved_state() -> u64 {
+    // SAFETY: the caller of this feature function knows that the CPU has XGETBV.
+    unsafe { _xgetbv(0) }
+}
+
+/// Compiles `kernel` for SSE4.1.
+#[target_feature(enable = "ssse3,sse4.1")]
+pub(super) fn run_sse41<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(sse41::Sse41(()))
+}
+
+/// Compiles `kernel` for AVX2.
+#[target_feature(enable = "avx,avx2,f16c")]
+pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(avx2::Avx2(()))
+}
+
+/// Compiles `kernel` for AVX-512 without its later parts.
+#[target_feature(enable = "avx,avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(avx512::Avx512::<false>(()))
+}
+
+/// Compiles `kernel` for AVX-512 with VNNI and VBMI.
+#[target_feature(enable = "avx,avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+pub(super) fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(avx512::Avx512::<true>(()))
+}
+
+/// Brings the cache line at `byte` nearer; every x86-64 CPU can.
+#[inline(always)]
+pub(super) fn prefetch(byte: &u8) {
+    // Miri has no caches, and refuses to be asked for one.
+    if cfg!(miri) {
+        return;
+    }
+    // SAFETY: SSE is part of x86-64.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(byte).cast()) }
+}
+
+/// Four times four 32-bit numbers of each 128 bits, rows made columns, with the instructions of one width.
+macro_rules! transposed {
+    ($a:expr, $b:expr, $c:expr, $d:expr, $low:ident, $high:ident, $low_pair:ident, $high_pair:ident) => {{
+        let (a, b, c, d) = ($a, $b, $c, $d);
+        let (ab_low, ab_high, cd_low, cd_high) = ($low(a, b), $high(a, b), $low(c, d), $high(c, d));
+        [
+            $low_pair(ab_low, cd_low),
+            $high_pair(ab_low, cd_low),
+            $low_pair(ab_high, cd_high),
+            $high_pair(ab_high, cd_high),
+        ]
+    }};
+}
+use transposed;
+
+/// Eight lanes to one, by [`Simd::sum`]'s tree.
+#[inline(always)]
+unsafe fn sum_eight(v: __m256) -> f32 {
+    // SAFETY: the caller has AVX.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
