@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 
 /// Bytes gathered before they go to the file.
-const BUFFER_BYTES: usize = 256 << 10;
+pub const BUFFER_BYTES: usize = 256 << 10;
 
 /// Writes the file `path` with what `fill` writes; `path` is untouched unless everything succeeded.
 ///
@@ -17,8 +17,21 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// # Errors
 /// What `fill` returns, or the failure to create, write, sync or rename the file.
 pub fn write<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T, Error>) -> Result<T, Error> {
+    write_in_steps(path, u64::MAX, fill)
+}
+
+/// As [`fn@write`]; no more than `step_bytes` wait in memory for the disk at a time, beside [`BUFFER_BYTES`].
+///
+/// # Errors
+/// As [`fn@write`].
+pub fn write_in_steps<T>(
+    path: &Path,
+    step_bytes: u64,
+    fill: impl FnOnce(&mut dyn Write) -> Result<T, Error>,
+) -> Result<T, Error> {
     let path = &target(path)?;
     let (file, beside) = create_beside(path).map_err(|error| Error::writing(path, &error))?;
+    let file = InSteps { file, step_bytes, waiting: 0 };
     let done = fill_and_sync(file, path, fill).and_then(|value| {
         fs::rename(&beside, path).map_err(|error| Error::writing(path, &error))?;
         sync_directory(path);
@@ -42,15 +55,38 @@ fn target(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-fn fill_and_sync<T>(
+/// A file that is synced again and again while it is written, so that a system with little memory need not hold all of it.
+struct InSteps {
     file: File,
+    step_bytes: u64,
+    waiting: u64,
+}
+
+impl Write for InSteps {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.waiting += n as u64;
+        if self.waiting >= self.step_bytes {
+            self.file.sync_data()?;
+            self.waiting = 0;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn fill_and_sync<T>(
+    file: InSteps,
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, file);
     let value = fill(&mut writer)?;
     let flushed = writer.into_inner().map_err(io::IntoInnerError::into_error);
-    flushed.and_then(|file| file.sync_all()).map_err(|error| Error::writing(path, &error))?;
+    flushed.and_then(|out| out.file.sync_all()).map_err(|error| Error::writing(path, &error))?;
     Ok(value)
 }
 
@@ -91,7 +127,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         write_text(&path, "one").unwrap();
-        write_text(&path, "another").unwrap();
+        write_in_steps(&path, 3, |out| out.write_all(b"another").map_err(|error| Error::writing(&path, &error)))
+            .unwrap();
         let failed: Result<(), Error> = write(&path, |out| {
             out.write_all(b"half").map_err(|error| Error::writing(&path, &error))?;
             Err(Error::failed(&path, "it went wrong"))

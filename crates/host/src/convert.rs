@@ -11,8 +11,10 @@ use crate::atomic;
 use crate::emit::{Emission, Means, Target};
 use crate::encode::Plain;
 use crate::error::Error;
+use crate::gguf_source;
 use crate::image::{Image, Pages};
-use crate::open::{detect, locate, open_source};
+use crate::open::{Format, detect, locate, open_source};
+use crate::packed;
 use crate::progress::{Progress, Silent};
 use crate::source::{Source, TensorInfo};
 use crate::uniform;
@@ -84,18 +86,40 @@ impl Import {
     /// # Errors
     /// An output that is an input, weights that cannot be written, or the failure to write.
     pub fn write(&mut self, emission: &Emission, out: &Path, means: &Means<'_>) -> Result<Summary, Error> {
+        self.write_in_steps(emission, out, means, u64::MAX)
+    }
+
+    fn write_in_steps(
+        &mut self,
+        emission: &Emission,
+        out: &Path,
+        means: &Means<'_>,
+        step_bytes: u64,
+    ) -> Result<Summary, Error> {
         self.check_output(out)?;
         let failed = |error| Error::writing(out, &error);
-        let errors = atomic::write(out, |writer| emission.write(self.0.as_mut(), writer, &failed, means))?;
+        let errors =
+            atomic::write_in_steps(out, step_bytes, |writer| emission.write(self.0.as_mut(), writer, &failed, means))?;
+        Ok(self.summary(emission.file_bytes(), emission.types().iter().copied(), errors))
+    }
+
+    /// Writes the bytes of the file that was packed to `out`, which appears whole or not at all.
+    fn write_plain(&self, plain: &[u8], out: &Path) -> Result<Summary, Error> {
+        atomic::write(out, |writer| writer.write_all(plain).map_err(|error| Error::writing(out, &error)))?;
+        let types = self.tensors().iter().map(|tensor| tensor.kind);
+        Ok(self.summary(plain.len() as u64, types, vec![0.0; self.tensors().len()]))
+    }
+
+    fn summary(&self, file_bytes: u64, kinds: impl Iterator<Item = Type>, errors: Vec<f64>) -> Summary {
         let mut types: Vec<(Type, usize)> = Vec::new();
-        for &kind in emission.types() {
+        for kind in kinds {
             match types.iter_mut().find(|(known, _)| *known == kind) {
                 Some((_, count)) => *count += 1,
                 None => types.push((kind, 1)),
             }
         }
         let n_weights = self.tensors().iter().map(|tensor| tensor.n_rows() * tensor.n_columns()).sum();
-        Ok(Summary { file_bytes: emission.file_bytes(), n_tensors: self.tensors().len(), n_weights, types, errors })
+        Summary { file_bytes, n_tensors: self.tensors().len(), n_weights, types, errors }
     }
 
     /// Refuses an output that is one of the files of the model.
@@ -121,6 +145,8 @@ pub struct ConvertOptions<'a> {
     pub big_endian: bool,
     /// The `tokenizer.bin` of a llama2.c model, when it does not lie beside it.
     pub tokenizer: Option<PathBuf>,
+    /// Bytes that may wait in memory for the disk, beside [`atomic::BUFFER_BYTES`].
+    pub step_bytes: u64,
     /// Who rounds the weights.
     pub workers: &'a dyn Workers,
     /// Told how far the work has come.
@@ -134,6 +160,7 @@ impl Default for ConvertOptions<'_> {
             fallback: None,
             big_endian: false,
             tokenizer: None,
+            step_bytes: u64::MAX,
             workers: &Single,
             progress: &Silent,
         }
@@ -155,7 +182,8 @@ pub struct Summary {
     pub errors: Vec<f64>,
 }
 
-/// Writes the model called `name` (see [`crate::open`]) as a GGUF file to `out`, which appears whole or not at all.
+/// Writes the model called `name` (see [`crate::open`]) as a GGUF file to `out`, which appears whole or not at all. A packed file
+/// becomes the plain one again, byte for byte, unless another type or byte order is asked for.
 ///
 /// # Errors
 /// What is wrong with the model's files, a type that some rows cannot have, or the failure to write.
@@ -163,14 +191,28 @@ pub fn convert(name: &str, out: &Path, options: &ConvertOptions<'_>) -> Result<S
     let mut import = Import::open(name, options.tokenizer.as_deref(), options.outtype, options.progress)?;
     import.check_output(out)?;
     let endian = if options.big_endian { Endian::Big } else { Endian::Little };
+    if let (None, Some(plain)) = (options.outtype, unpacked(name, endian, options.progress)?) {
+        return import.write_plain(&plain, out);
+    }
     let target: Target = uniform::target(import.source(), options.outtype, options.fallback, endian)?;
     let emission = Emission::new(import.source(), &target)?;
     let means = Means { encode: &Plain, workers: options.workers, progress: options.progress };
-    import.write(&emission, out, &means)
+    import.write_in_steps(&emission, out, &means, options.step_bytes)
+}
+
+/// The plain file, when the model called `name` is a packed one in the byte order that is asked for.
+fn unpacked(name: &str, endian: Endian, progress: &dyn Progress) -> Result<Option<Image>, Error> {
+    let path = locate(name, progress)?;
+    if detect(&path)? != Format::Gguf || !packed::is_packed(&path)? {
+        return Ok(None);
+    }
+    let image = Image::map(&path)?;
+    let is_in_order = gguf_source::parse(&path, &image)?.endian() == endian;
+    Ok(Some(image).filter(|_| is_in_order))
 }
 
 /// Whether both names lead to one file, through links or not.
-fn is_same_file(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -35,6 +35,8 @@ enum Kind {
     BadInput,
     /// The input may be right but the work could not be done: a full disk, a server that does not answer.
     Failed,
+    /// It would need more memory than it may take.
+    TooLarge,
 }
 
 /// A failure to read, import, convert or download a model.
@@ -54,6 +56,11 @@ impl Error {
     /// Work on `subject` failed for a reason that lies outside of it.
     pub fn failed(subject: impl AsRef<Path>, message: impl fmt::Display) -> Self {
         Error { kind: Kind::Failed, ..Error::bad(subject, message) }
+    }
+
+    /// Work on `subject` would need more memory than it may take.
+    pub fn too_large(subject: impl AsRef<Path>, message: impl fmt::Display) -> Self {
+        Error { kind: Kind::TooLarge, ..Error::bad(subject, message) }
     }
 
     /// An input file could not be opened: its name or its permissions are wrong, which is for the caller to mend.
@@ -77,11 +84,12 @@ impl Error {
         Error::failed(path, format!("cannot be written: {error}"))
     }
 
-    /// The exit status for this error: 2 for bad input, 1 for work that failed.
+    /// The exit status for this error: 2 for bad input, 1 for work that failed, 3 for what does not fit.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::BadInput => 2,
             Kind::Failed => 1,
+            Kind::TooLarge => 3,
         }
     }
 }

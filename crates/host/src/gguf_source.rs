@@ -12,7 +12,7 @@ use crate::gguf_write::Header;
 use crate::image::Image;
 use crate::source::{DataFile, Source, TensorInfo};
 
-/// A GGUF file whose header is mapped and whose tensors are read when asked for.
+/// A GGUF file whose header is mapped and whose tensors are read when asked for; one that was packed is in memory.
 pub struct GgufSource {
     files: [PathBuf; 1],
     header: Image,
@@ -96,7 +96,12 @@ impl Source for GgufSource {
     fn read_rows(&mut self, tensor: usize, first_row: u64, out: &mut [u8]) -> Result<(), Error> {
         let info = &self.tensors[tensor];
         let row_bytes = info.kind.row_bytes(info.n_columns()).unwrap_or(0);
-        self.data.read_at(self.offsets[tensor] + first_row * row_bytes, out)?;
+        let at = self.offsets[tensor] + first_row * row_bytes;
+        match &self.header {
+            Image::Mapped(_) => self.data.read_at(at, out)?,
+            // The file was packed, and its bytes are here. The parser has checked that every tensor lies within them.
+            Image::Owned(pages) => out.copy_from_slice(&pages[at as usize..][..out.len()]),
+        }
         if self.endian == Endian::Little {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::error::Error;
+use crate::packed;
 use crate::progress::{Progress, Work};
 
 /// Bytes read between two steps of a progress bar.
@@ -29,12 +30,15 @@ pub enum Image {
 }
 
 impl Image {
-    /// Maps the file at `path`.
+    /// Maps the file at `path`; one that is packed is unpacked into pages of our own.
     ///
     /// # Errors
-    /// When it is not a file, is empty or cannot be mapped.
+    /// When it is not a file, is empty, cannot be mapped, or is packed and broken.
     pub fn map(path: &Path) -> Result<Self, Error> {
         let (file, _) = open_file(path)?;
+        if let Some(image) = packed::open_whole(path)? {
+            return Ok(image);
+        }
         // SAFETY: the map is only read. Another process that shortens the file while we use it would make a read fault;
         // that stops this process and corrupts nothing, and `--no-mmap` is there for files that change.
         let map = unsafe { Mmap::map(&file) };
@@ -68,6 +72,20 @@ impl Image {
         usize::try_from(len).ok().and_then(map).ok_or(move |path: &Path| {
             Error::failed(path, format!("{len} bytes are more than this machine can address"))
         })
+    }
+
+    /// Keeps the system from moving these bytes out of memory.
+    ///
+    /// # Errors
+    /// When the system's limit for such bytes is lower, or it has no such promise.
+    pub fn lock(&self) -> std::io::Result<()> {
+        #[cfg(unix)]
+        match self {
+            Image::Mapped(map) => map.lock(),
+            Image::Owned(pages) => pages.lock(),
+        }
+        #[cfg(not(unix))]
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 
     /// Whether the bytes are mapped from a file.

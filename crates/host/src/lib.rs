@@ -19,14 +19,17 @@ pub mod image;
 pub mod llama2c;
 pub mod machine;
 mod open;
+pub mod packed;
 pub mod pages;
 mod progress;
 pub mod source;
+pub mod spill;
 mod stream;
 pub mod threads;
 mod uniform;
+pub mod weights;
 
 pub use convert::{ConvertOptions, Import, Summary, convert};
 pub use error::{Error, Flaw, listed};
-pub use open::{ModelFile, OpenOptions, open};
+pub use open::{ModelFile, OpenOptions, locate, open, open_path};
 pub use progress::{Progress, Silent};

@@ -66,6 +66,14 @@ impl ModelFile {
         self.image.is_mapped()
     }
 
+    /// Keeps the system from moving these bytes out of memory.
+    ///
+    /// # Errors
+    /// When the system's limit for such bytes is lower.
+    pub fn lock(&self) -> io::Result<()> {
+        self.image.lock()
+    }
+
     /// The file or directory that the model was read from.
     pub fn origin(&self) -> &Path {
         &self.path
@@ -90,23 +98,32 @@ impl ModelFile {
 /// # Errors
 /// What is wrong with the model's files, naming file and field.
 pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
-    let path = locate(name, options.progress)?;
-    let format = detect(&path)?;
+    open_path(&locate(name, options.progress)?, options)
+}
+
+/// As [`open`], for the model at `path`.
+///
+/// # Errors
+/// What is wrong with the model's files, naming file and field.
+pub fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
+    let format = detect(path)?;
     if format == Format::Gguf && options.outtype.is_none() {
         // The header is checked before memory is taken for the whole file.
-        let image = Image::map(&path)?;
-        if gguf_source::parse(&path, &image)?.endian() == Endian::Little {
-            let image = if options.mmap { image } else { read_unmapped(image, &path, options.progress)? };
-            return Ok(ModelFile { image, path, format });
+        let image = Image::map(path)?;
+        if gguf_source::parse(path, &image)?.endian() == Endian::Little {
+            // One that is not mapped was packed.
+            let is_done = options.mmap || !image.is_mapped();
+            let image = if is_done { image } else { read_unmapped(image, path, options.progress)? };
+            return Ok(ModelFile { image, path: path.to_path_buf(), format });
         }
     }
-    let mut source = open_source(&path, format, options.tokenizer.as_deref(), options.outtype)?;
+    let mut source = open_source(path, format, options.tokenizer.as_deref(), options.outtype)?;
     let target = uniform::target(source.as_ref(), options.outtype, options.fallback, Endian::Little)?;
     let emission = Emission::new(source.as_ref(), &target)?;
     let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
     let image = Image::Owned(emission.to_pages(source.as_mut(), &means)?.0);
-    gguf_source::parse(&path, &image)?;
-    Ok(ModelFile { image, path, format })
+    gguf_source::parse(path, &image)?;
+    Ok(ModelFile { image, path: path.to_path_buf(), format })
 }
 
 /// Gives the map back before its file is read, so that the file is never in memory twice.
@@ -119,7 +136,10 @@ fn read_unmapped(map: Image, path: &Path, progress: &dyn Progress) -> Result<Ima
 }
 
 /// Where the model called `name` lies; one of the Hub is brought there.
-pub(crate) fn locate(name: &str, progress: &dyn Progress) -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// One that the Hub does not have, or that cannot be brought.
+pub fn locate(name: &str, progress: &dyn Progress) -> Result<PathBuf, Error> {
     if !name.starts_with("hf:") {
         return Ok(PathBuf::from(name));
     }

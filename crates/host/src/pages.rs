@@ -5,13 +5,17 @@
 //! count a megabyte of code that it never calls, and the parser of a command line that has long been read.
 #![allow(unsafe_code)]
 
+#[cfg(any(target_os = "linux", test))]
 use std::ops::Range;
+#[cfg(target_os = "linux")]
 use std::sync::OnceLock;
 
 /// The system maps no further than this around a page that is used.
+#[cfg(target_os = "linux")]
 const WINDOW_BYTES: usize = 16 << 10;
 
 /// The address ranges of code and constants that are as they stand in the file.
+#[cfg(target_os = "linux")]
 static PROGRAM: OnceLock<Vec<Range<usize>>> = OnceLock::new();
 
 /// Lets the system map no more than 16 KiB around a page of this program that is used, and gives back what it has mapped so far.

@@ -37,6 +37,8 @@ struct Shared {
     next: AtomicUsize,
     /// Helpers inside the job.
     busy: AtomicUsize,
+    /// Helpers that have begun.
+    ready: AtomicUsize,
     /// Whether the helpers shall end.
     done: AtomicBool,
 }
@@ -58,9 +60,10 @@ impl Pool {
             generation: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
+            ready: AtomicUsize::new(0),
             done: AtomicBool::new(false),
         });
-        let helpers = (1..n_workers)
+        let helpers: Vec<_> = (1..n_workers)
             .map_while(|worker| {
                 let shared = Arc::clone(&shared);
                 // A job needs no deep stack, and every stack counts against the cap.
@@ -68,12 +71,17 @@ impl Pool {
                 builder.spawn(move || help(&shared, worker)).ok()
             })
             .collect();
+        // What a thread allocates to begin shall be there before the first job, as the plan says.
+        while shared.ready.load(Ordering::Acquire) < helpers.len() {
+            std::thread::yield_now();
+        }
         Pool { shared, helpers, turn: Mutex::new(()) }
     }
 }
 
 /// A helper's life: wait for a job, take tasks until none are left, wait again.
 fn help(shared: &Shared, worker: usize) {
+    shared.ready.fetch_add(1, Ordering::Release);
     let mut seen = 0;
     while let Some(posted) = next_job(shared, &mut seen) {
         // SAFETY: `busy` was raised while the job was on offer, so `run` waits for us before the job ends.

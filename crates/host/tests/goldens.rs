@@ -95,6 +95,7 @@ fn with_engine<T>(bytes: &[u8], how: How<'_>, job: impl FnOnce(&mut Engine<'_>) 
         n_threads: how.workers.n_workers(),
         cache_k: CacheType::F32,
         cache_v: CacheType::F32,
+        keeps_all: false,
     };
     let plan = Plan::new(&model, &limits).unwrap();
     let mut arena = vec![0xff; plan.arena_bytes()];

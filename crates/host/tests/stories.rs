@@ -52,7 +52,14 @@ fn check(bytes: &[u8], golden: &Golden) {
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::new(&gguf, &mut layers).unwrap();
     let cache = CacheType::F32;
-    let limits = Limits { context_tokens: 256, batch_tokens: 32, n_threads: 1, cache_k: cache, cache_v: cache };
+    let limits = Limits {
+        context_tokens: 256,
+        batch_tokens: 32,
+        n_threads: 1,
+        cache_k: cache,
+        cache_v: cache,
+        keeps_all: false,
+    };
     let plan = Plan::new(&model, &limits).unwrap();
     let mut arena = vec![0; plan.arena_bytes()];
     let mut engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap();

@@ -1,0 +1,277 @@
+//! What of a model's weights is in memory, when not everything can be.
+//!
+//! Every byte of a matrix is read once for a pass, so all are equally hot, but for the output matrix: a command that reads the
+//! logits of every position needs it once for each token of a batch. It is kept first. Of the other matrices those are kept
+//! that leave the streamed ones evenly spread over a pass, so that the reader works while kept ones are multiplied. The
+//! embedding, where it is not the output matrix too, is read row by row, and kept only when everything else is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use smidgen_core::gguf::{Gguf, Tensor};
+use smidgen_core::model::Model;
+use smidgen_core::ops::matmul::Matrix;
+
+use super::storage::{SECTOR, window_bytes};
+use crate::packed::{Index, PackedFile};
+
+/// Windows where memory allows: one with the engine, the others filled or being filled.
+const WINDOWS: usize = 4;
+/// Bytes of a window where memory allows: reads of this size reach the speed of the disks we know.
+const WINDOW_BYTES: usize = 512 << 10;
+/// The windows get at most this share of the memory for weights, as more of them would keep fewer weights.
+const WINDOWS_SHARE: u64 = 8;
+/// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
+pub(crate) const READER_BYTES: u64 = 64 << 10;
+
+/// Packed rows that are kept are read through a window of about this size.
+pub(super) const UNPACK_BYTES: usize = 32 << 10;
+
+/// Rows that are read for every pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Where the first lies in the file.
+    pub at: u64,
+    /// Bytes of each.
+    pub row_bytes: usize,
+    /// How many.
+    pub n_rows: usize,
+    /// They are best read in groups of so many, which are packed together; 1 in a plain file.
+    pub group_rows: usize,
+    /// Rows before the first whole group.
+    pub lead_rows: usize,
+}
+
+/// The readers' memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// How many windows.
+    pub count: usize,
+    /// Bytes of each, a multiple of [`SECTOR`].
+    pub bytes: usize,
+}
+
+/// One matrix tensor of the file.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    at: u64,
+    row_bytes: u64,
+    n_rows: u64,
+    /// Rows from the first on that are in memory.
+    held: u64,
+}
+
+impl Stored {
+    fn bytes(&self) -> u64 {
+        self.row_bytes * self.n_rows
+    }
+}
+
+/// Which weights are in memory, and how the others get there.
+#[derive(Clone, Debug)]
+pub struct Residency {
+    /// Every matrix tensor: those of a pass in its order, then those that are read row by row.
+    tensors: Vec<Stored>,
+    /// The rows that are read for every pass, in its order.
+    streamed: Vec<Range>,
+    windows: Windows,
+    longest_row: usize,
+    /// What a packed file says of itself.
+    index: Option<Arc<Index>>,
+}
+
+impl Residency {
+    /// The best use of `budget` bytes for the matrices of `model`, whose header is `gguf`, of a file that is packed as `index` says
+    /// if there is one. When the budget is too small for
+    /// any use, the one that needs the least.
+    pub fn new(model: &Model<'_>, gguf: &Gguf<'_>, budget: u64, index: Option<&Arc<Index>>) -> Self {
+        let index = index.cloned();
+        let unpacking =
+            |windows, is_partial| index.as_deref().map_or(0, |index| unpacking_bytes(index, windows, is_partial));
+        let (mut tensors, n_of_pass) = tensors_in_order(model, gguf);
+        let longest_row = tensors.iter().map(|tensor| tensor.row_bytes).max().unwrap_or(0) as usize;
+        let all: u64 = tensors.iter().map(Stored::bytes).sum();
+        let of_pass: u64 = tensors[..n_of_pass].iter().map(Stored::bytes).sum();
+        let rest = budget.saturating_sub(window_bytes(longest_row) as u64 + unpacking(Windows::NONE, true));
+        let mut windows = Windows::NONE;
+        if all + unpacking(Windows::NONE, false) <= budget {
+            tensors.iter_mut().for_each(|tensor| tensor.held = tensor.n_rows);
+        } else if of_pass <= rest {
+            hold_spread(&mut tensors[..n_of_pass], of_pass);
+            hold_spread(&mut tensors[n_of_pass..], rest - of_pass);
+        } else {
+            // A window that holds less than a block would have it unpacked twice.
+            let block = index.as_ref().map_or(0, |index| index.largest_block().0);
+            windows = choose_windows(rest, longest_row.max(block));
+            let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
+            hold_output_first(&mut tensors[..n_of_pass], rest.saturating_sub(readers));
+        }
+        let streamed = model
+            .matrices()
+            .filter_map(|matrix| rows_not_held(&matrix, &tensors[..n_of_pass], index.as_deref()))
+            .collect();
+        Residency { streamed, tensors, windows, longest_row, index }
+    }
+
+    /// How many rows of `tensor`, from the first on, are in memory; none of one that is not a matrix.
+    pub fn held_rows(&self, tensor: &Tensor<'_>) -> u64 {
+        self.tensors.iter().find(|stored| stored.at == tensor.offset).map_or(0, |stored| stored.held)
+    }
+
+    /// Bytes of the rows that are in memory.
+    pub fn held_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.held * tensor.row_bytes).sum()
+    }
+
+    /// Bytes of the file that are read for every pass.
+    pub fn streamed_bytes(&self) -> u64 {
+        let len = |range: &Range| (range.row_bytes * range.n_rows) as u64;
+        let read =
+            |range: &Range| self.index.as_ref().map_or(len(range), |index| index.packed_bytes(range.at, len(range)));
+        self.streamed.iter().map(read).sum()
+    }
+
+    /// What unpacking takes: what the file says of itself, and windows and blocks of whoever reads it.
+    pub fn unpacking_bytes(&self) -> u64 {
+        self.index.as_deref().map_or(0, |index| unpacking_bytes(index, self.windows, self.is_partial()))
+    }
+
+    /// The rows that are read for every pass, in its order.
+    pub fn streamed(&self) -> &[Range] {
+        &self.streamed
+    }
+
+    /// Bytes of the longest row that is read for itself; 0 when no row is.
+    pub fn fetched_row_bytes(&self) -> usize {
+        let aside = |tensor: &&Stored| tensor.held < tensor.n_rows;
+        // The output matrix may be the embedding, so a row of any tensor of the pass may be asked for.
+        if self.tensors.iter().any(|tensor| aside(&tensor)) { self.longest_row } else { 0 }
+    }
+
+    /// The readers' windows; none when nothing is streamed.
+    pub fn windows(&self) -> Windows {
+        self.windows
+    }
+
+    /// What is beside the rows in memory: windows, the row that is read for itself, the readers, and what unpacking takes.
+    pub fn reader_bytes(&self) -> u64 {
+        let readers = match self.fetched_row_bytes() {
+            0 => 0,
+            row => self.windows.with_readers() + window_bytes(row) as u64,
+        };
+        readers + self.unpacking_bytes()
+    }
+
+    /// Whether some rows are not in memory.
+    pub fn is_partial(&self) -> bool {
+        self.fetched_row_bytes() > 0
+    }
+}
+
+impl Windows {
+    /// None.
+    const NONE: Self = Windows { count: 0, bytes: SECTOR };
+
+    /// Bytes of all.
+    pub fn total(&self) -> u64 {
+        (self.count * self.bytes) as u64
+    }
+
+    /// Bytes of what is read for one of them from a file that is packed as `index` says.
+    pub(super) fn packed_bytes(&self, index: &Index) -> usize {
+        index.packed_share(self.bytes)
+    }
+
+    /// How many threads read into them.
+    pub fn n_readers(&self) -> usize {
+        self.count / 2
+    }
+
+    /// Bytes of all, and of the threads.
+    fn with_readers(&self) -> u64 {
+        self.total() + self.n_readers() as u64 * READER_BYTES
+    }
+}
+
+/// What unpacking a file takes that is packed as `index` says: the index, and if some rows are not kept, who reads into `windows` and
+/// who reads single rows. Who reads what is kept has gone before the engine's buffers come, and takes less than they do.
+fn unpacking_bytes(index: &Index, windows: Windows, is_partial: bool) -> u64 {
+    let ahead = windows.n_readers() as u64 * PackedFile::memory_bytes(index, windows.packed_bytes(index));
+    index.memory_bytes() + if is_partial { ahead + PackedFile::memory_bytes(index, 0) } else { 0 }
+}
+
+/// The rows of `matrix` that are not in memory: a part of those of its tensor, where three matrices share one (gpt2).
+fn rows_not_held(matrix: &Matrix<'_>, tensors: &[Stored], index: Option<&Index>) -> Option<Range> {
+    let at = matrix.offset(0);
+    let tensor = tensors.iter().find(|tensor| (tensor.at..tensor.at + tensor.bytes()).contains(&at))?;
+    let before = (at - tensor.at) / tensor.row_bytes;
+    let held = usize::try_from(tensor.held.saturating_sub(before)).map_or(matrix.rows, |held| held.min(matrix.rows));
+    let n_rows = matrix.rows - held;
+    let (first, row_bytes) = (matrix.offset(held), matrix.row_bytes());
+    let group_rows = index.and_then(|index| index.rows_of_block(tensor.at)).unwrap_or(1);
+    let past = ((first - tensor.at) / tensor.row_bytes) as usize % group_rows;
+    let lead_rows = if past == 0 { 0 } else { group_rows - past };
+    (n_rows > 0).then_some(Range { at: first, row_bytes, n_rows, group_rows, lead_rows })
+}
+
+/// The matrix tensors in the order in which a pass first needs them, then the others; with the number of the first kind.
+fn tensors_in_order(model: &Model<'_>, gguf: &Gguf<'_>) -> (Vec<Stored>, usize) {
+    let mut left: BTreeMap<u64, Stored> = gguf
+        .tensors()
+        .filter(|tensor| tensor.dims[1] > 1)
+        .map(|tensor| {
+            let row_bytes = tensor.n_bytes / tensor.dims[1];
+            (tensor.offset, Stored { at: tensor.offset, row_bytes, n_rows: tensor.dims[1], held: 0 })
+        })
+        .collect();
+    let mut tensors = Vec::with_capacity(left.len());
+    for matrix in model.matrices() {
+        // The tensor that the matrix lies in: three matrices may share one (gpt2).
+        let found = left.range(..=matrix.offset(0)).next_back().map(|(&at, stored)| (at, stored.bytes()));
+        if let Some((at, _)) = found.filter(|(at, bytes)| matrix.offset(0) < at + bytes) {
+            tensors.extend(left.remove(&at));
+        }
+    }
+    let n_of_pass = tensors.len();
+    tensors.extend(left.into_values());
+    (tensors, n_of_pass)
+}
+
+/// Windows for `rest` bytes of memory: large ones where there is room, and in any case two that hold the longest row.
+fn choose_windows(rest: u64, longest_row: usize) -> Windows {
+    let least = window_bytes(longest_row);
+    let share = usize::try_from(rest / WINDOWS_SHARE).unwrap_or(usize::MAX);
+    let bytes = (share / WINDOWS / SECTOR * SECTOR).min(WINDOW_BYTES).max(least);
+    Windows { count: if share / bytes < WINDOWS { 2 } else { WINDOWS }, bytes }
+}
+
+/// Holds the last tensor, the output matrix, when it fits, and spreads what is left over the others.
+fn hold_output_first(tensors: &mut [Stored], budget: u64) {
+    let Some((output, others)) = tensors.split_last_mut() else { return };
+    if output.bytes() <= budget {
+        output.held = output.n_rows;
+        hold_spread(others, budget - output.bytes());
+    } else {
+        hold_spread(tensors, budget);
+    }
+}
+
+/// Holds whole tensors worth `budget` bytes, evenly spread (Bresenham's line), and with what is left rows of those that are not.
+fn hold_spread(tensors: &mut [Stored], budget: u64) {
+    let all: u64 = tensors.iter().map(Stored::bytes).sum();
+    let mut left = budget.min(all);
+    let (mut seen, mut held) = (0u128, 0u128);
+    for tensor in tensors.iter_mut() {
+        seen += u128::from(tensor.bytes());
+        let due = seen * u128::from(budget.min(all)) / u128::from(all.max(1));
+        if held + u128::from(tensor.bytes()) <= due {
+            tensor.held = tensor.n_rows;
+            held += u128::from(tensor.bytes());
+            left -= tensor.bytes();
+        }
+    }
+    for tensor in tensors.iter_mut().filter(|tensor| tensor.held == 0) {
+        tensor.held = (left / tensor.row_bytes).min(tensor.n_rows);
+        left -= tensor.held * tensor.row_bytes;
+    }
+}
