@@ -7,6 +7,7 @@ pub mod chunks;
 pub mod damage;
 pub mod encode;
 pub mod feedback;
+pub mod pack;
 pub mod recipe;
 pub mod score;
 pub mod search;

@@ -102,3 +102,19 @@ fn every_tensor_has_the_type_that_llama_cpp_gives_it() {
     }
     assert!(n_compared > 50_000, "only {n_compared} tensors were compared");
 }
+
+/// llama.cpp keeps learned positions in f32; ours are read nowhere else, so they need not.
+#[test]
+fn our_recipes_shrink_the_table_of_learned_positions() {
+    let shape = Shape { arch: "gpt2".into(), n_layers: 1, n_heads: 2, n_kv_heads: 2 };
+    let table =
+        |n_rows| Tensor { name: "position_embd.weight".into(), kind: Type::F32, n_columns: 100, n_rows, pinned: true };
+    let chosen = |name: &str, pure| {
+        let choices = Choices { pure, ..Choices::default() };
+        Recipe::find(name).unwrap().types(&shape, &[table(64), table(1)], &choices)
+    };
+    assert_eq!(chosen("Q2_W", false), [Type::Q8_W, Type::F32]);
+    assert_eq!(chosen("Q8_W", false), [Type::Q8_W, Type::F32]);
+    assert_eq!(chosen("Q4_W", true), [Type::Q4_W, Type::F32]);
+    assert_eq!(chosen("Q4_0", true), [Type::F32, Type::F32]);
+}

@@ -129,36 +129,61 @@ struct Outer<'a> {
     x: &'a [f32],
 }
 
-/// Tokens that meet a row of sums while it is in registers.
-const TOKENS: usize = 4;
+/// Rows and columns of the tile of sums that stays in registers while all tokens pass.
+const ROWS: usize = 4;
+const COLUMNS: usize = 16;
 
 impl Kernel for Outer<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let mut upper = self.upper;
-        let mut i = self.first;
+        let Outer { mut upper, first, columns, x } = self;
+        let mut i = first;
         while !upper.is_empty() {
-            let (sums, rest) = upper.split_at_mut(self.columns - i);
-            let mut groups = self.x.chunks_exact(TOKENS * self.columns);
-            for group in &mut groups {
-                let rows: [&[f32]; TOKENS] =
-                    std::array::from_fn(|t| &group[t * self.columns + i..(t + 1) * self.columns]);
-                let x = rows.map(|row| f64::from(row[0]));
-                let [a, b, c, d] = rows;
-                for ((((sum, a), b), c), d) in sums.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                    let three = *sum + x[0] * f64::from(*a) + x[1] * f64::from(*b) + x[2] * f64::from(*c);
-                    *sum = three + x[3] * f64::from(*d);
-                }
+            // Where fewer rows are left, the others are empty and nothing is added to them.
+            let mut rows: [&mut [f64]; ROWS] = std::array::from_fn(|r| {
+                let len = (columns - (i + r).min(columns)).min(upper.len());
+                upper.split_off_mut(..len).unwrap_or_default()
+            });
+            let is_whole = i + ROWS <= columns && !rows[ROWS - 1].is_empty();
+            let inner = if is_whole { i + ROWS } else { columns };
+            let outer = inner + (columns - inner) / COLUMNS * COLUMNS;
+            for (r, row) in rows.iter_mut().enumerate() {
+                let end = i + r + row.len();
+                add_edge(row, i + r, i + r..inner.min(end), columns, x);
+                add_edge(row, i + r, outer.max(i + r)..end, columns, x);
             }
-            for row in groups.remainder().chunks_exact(self.columns) {
-                let x = f64::from(row[i]);
-                sums.iter_mut().zip(&row[i..]).for_each(|(sum, &y)| *sum += x * f64::from(y));
+            for j in (inner..outer).step_by(COLUMNS) {
+                add_tile(&mut rows, i, j, columns, x);
             }
-            upper = rest;
-            i += 1;
+            i += ROWS;
         }
+    }
+}
+
+/// Adds `x_i * x_j` of every token to the sums of row `i`, of which the first is that of column `i`, for each `j`.
+#[inline(always)]
+fn add_edge(row: &mut [f64], i: usize, of: std::ops::Range<usize>, columns: usize, x: &[f32]) {
+    for j in of {
+        row[j - i] = x.chunks_exact(columns).fold(row[j - i], |sum, x| sum + f64::from(x[i]) * f64::from(x[j]));
+    }
+}
+
+/// The same for rows from `i` on and [`COLUMNS`] columns from `j` on.
+#[inline(always)]
+fn add_tile(rows: &mut [&mut [f64]; ROWS], i: usize, j: usize, columns: usize, x: &[f32]) {
+    let mut sums: [[f64; COLUMNS]; ROWS] =
+        std::array::from_fn(|r| std::array::from_fn(|column| rows[r][j - i - r + column]));
+    for x in x.chunks_exact(columns) {
+        let (left, right) = (&x[i..i + ROWS], &x[j..j + COLUMNS]);
+        let right: [f64; COLUMNS] = std::array::from_fn(|column| f64::from(right[column]));
+        for (sums, &left) in sums.iter_mut().zip(left) {
+            sums.iter_mut().zip(&right).for_each(|(sum, right)| *sum += f64::from(left) * right);
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        rows[r][j - i - r..][..COLUMNS].copy_from_slice(sums);
     }
 }
 

@@ -1,6 +1,6 @@
 //! llama.cpp's rules for its mixtures: which tensors of which layers get more bits, or fewer, than the others.
 
-use super::{Choices, EMBEDDING, Mixture, OUTPUT, Recipe, Shape, Tensor};
+use super::{Choices, EMBEDDING, Mixture, OUTPUT, POSITIONS, Recipe, Shape, Tensor};
 use smidgen_core::quant::Type;
 
 /// The layer that a tensor called `name` belongs to; those that belong to none come first.
@@ -111,8 +111,11 @@ impl<'a> Rules<'a> {
         }
         let role = role(&tensor.name);
         if mixture == Mixture::AnyWidth {
-            let is_end = matches!(role, Role::Output | Role::Embedding);
-            return if is_end { two_bits_more(self.recipe.base) } else { self.recipe.base };
+            return match role {
+                Role::Output | Role::Embedding => two_bits_more(self.recipe.base),
+                _ if tensor.name == POSITIONS => Type::Q8_W,
+                _ => self.recipe.base,
+            };
         }
         if role == Role::Output || (role == Role::Embedding && tied) {
             return self.output(tensor.n_columns);

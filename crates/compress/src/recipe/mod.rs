@@ -46,7 +46,7 @@ enum Mixture {
     Plain,
     /// One type for every matrix: what has no counterpart in llama.cpp.
     Uniform,
-    /// One of our types, with two bits more for the embedding and the output matrix.
+    /// One of our types, with two bits more for the embedding and the output matrix, and eight for learned positions.
     AnyWidth,
     Q2_K,
     Q2_K_S,
@@ -193,7 +193,7 @@ impl Recipe {
         let mut types: Vec<Type> = tensors.iter().map(|tensor| tensor.kind).collect();
         for index in order {
             let tensor = &tensors[index];
-            if is_kept(tensor) || (choices.keep_output && tensor.name == OUTPUT) {
+            if self.keeps(tensor) || (choices.keep_output && tensor.name == OUTPUT) {
                 continue;
             }
             let ruled = rules.next(tensor, tied);
@@ -203,6 +203,13 @@ impl Recipe {
             types[index] = asked.unwrap_or(if choices.pure { self.base } else { ruled });
         }
         types
+    }
+
+    /// Whether `tensor` keeps its type under this recipe: as under every other, but ours also shrink the table of learned
+    /// positions, which is no vector and which only llama.cpp wants as it was.
+    pub fn keeps(&self, tensor: &Tensor) -> bool {
+        let is_table = tensor.name == POSITIONS && tensor.n_rows > 1;
+        is_kept(tensor) && !(is_table && self.base.is_any_width())
     }
 
     /// Whether llama.cpp refuses to make a tensor called `name` of type `kind` for this recipe without an importance matrix,
@@ -217,7 +224,10 @@ pub const OUTPUT: &str = "output.weight";
 /// The name of the token embedding.
 pub const EMBEDDING: &str = "token_embd.weight";
 
-/// Whether `tensor` keeps its type in every recipe: what is no matrix of weights, norms, and a few that are tiny.
+/// The name of the table of learned positions.
+pub const POSITIONS: &str = "position_embd.weight";
+
+/// Whether `tensor` keeps its type in llama.cpp's recipes: what is no matrix of weights, norms, and a few that are tiny.
 pub fn is_kept(tensor: &Tensor) -> bool {
     const TINY: &[&str] = &["_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "shortconv.conv.weight"];
     let is_tiny = TINY.iter().any(|part| tensor.name.contains(part));
