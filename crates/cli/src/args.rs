@@ -34,6 +34,11 @@ impl ModelArgs {
         self.bare.as_deref().or(self.flag.as_deref())
     }
 
+    /// The flags that name the model `name`, to be read as `import` says.
+    pub fn of(name: &str, import: &ImportArgs) -> Self {
+        Self { bare: Some(name.to_owned()), flag: None, import: import.clone(), no_mmap: false }
+    }
+
     /// The same flags for the model called `name`, in the types that it is stored in.
     pub fn as_stored(&self, name: &str) -> Self {
         let import = ImportArgs { tokenizer: self.import.tokenizer.clone(), outtype: None, fallback: None };
@@ -81,11 +86,24 @@ pub struct EngineArgs {
     #[arg(long, alias = "cache-type-v", value_name = "TYPE", default_value = "f32", ignore_case = true, value_parser = cache_type())]
     pub ctv: CacheType,
 
-    /// Memory that the process may take, such as 200M; if it needs more, nothing is loaded (exit 3)
+    /// Memory that the process may take, such as 200M: weights that do not fit are read from the file for every token; what cannot
+    /// fit is not loaded (exit 3)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub ram: Option<u64>,
 
-    /// Kernels to use: scalar, or a set that this processor has (avx2, avx512, neon) [default: the best]
+    /// Directory for the key-value caches that do not fit --ram [default: the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    pub spill_dir: Option<PathBuf>,
+
+    /// Whether layers that see a window keep all positions all the same, for a prompt cache.
+    #[arg(skip)]
+    pub keeps_all: bool,
+
+    /// Keep the system from moving the weights out of memory
+    #[arg(long)]
+    pub mlock: bool,
+
+    /// Kernels to use: scalar, or a set that this processor has (sse4.1, avx2, avx512, avx512-vnni, neon) [default: the best]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,
 }
@@ -226,7 +244,11 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "a whole number of at least 1 is needed".to_owned())
 }
 
-fn thread_count(text: &str) -> Result<usize, String> {
+/// Reads a number of threads.
+///
+/// # Errors
+/// What is needed.
+pub fn thread_count(text: &str) -> Result<usize, String> {
     positive(text).ok().filter(|&n| n <= 1024).ok_or_else(|| "a number from 1 to 1024 is needed".to_owned())
 }
 

@@ -14,7 +14,7 @@ mod absent {
     use clap::Args;
 
     /// No flags.
-    #[derive(Args, Clone, Debug)]
+    #[derive(Args, Clone, Debug, Default)]
     pub struct ConstraintArgs {}
 
     /// Nothing.
@@ -55,7 +55,7 @@ mod present {
     use std::sync::Arc;
 
     /// The flags that restrict the text.
-    #[derive(Args, Clone, Debug)]
+    #[derive(Args, Clone, Debug, Default)]
     #[command(next_help_heading = "Constraint")]
     pub struct ConstraintArgs {
         /// Make the new text JSON that this schema allows

@@ -1,8 +1,9 @@
 //! A text that a model is judged or calibrated by: read, tokenized once, and cut into chunks.
 
 use crate::args::{EngineArgs, positive};
+use crate::budget::{Budget, Line, check_ram};
 use crate::failure::Failure;
-use crate::load::{Budget, Line, Source, check_ram};
+use crate::load::Source;
 use crate::prompt;
 use clap::Args;
 use smidgen_compress::chunks::{self, Chunks};
@@ -52,14 +53,14 @@ impl Corpus {
         let mut index = vec![0; index_bytes];
         let tokenizer = Tokenizer::new(&gguf, &mut index).map_err(|error| source.refused(error))?;
         let line = |name: &str, bytes: usize| Line { name: name.to_owned(), bytes: bytes as u64 };
-        let lines = vec![
-            line(source.place(), source.bytes().len()),
+        let mut lines = source.lines();
+        lines.extend([
             line("tokenizer index", index_bytes),
             line("text", text.len()),
             line("tokenizer scratch", tokenizer.scratch_bytes(text.len())),
             line("token ids of the text", tokenizer.max_tokens(text.len()) * size_of::<u32>()),
-        ];
-        let budget = Budget { lines };
+        ]);
+        let budget = Budget::of_lines(lines);
         check_ram(engine.ram, &budget)?;
         // Names of special tokens in a text are text, as in llama-perplexity.
         let options = Encode { add_special: true, parse_special: false };

@@ -2,14 +2,16 @@
 
 use crate::args::EndingArgs;
 use crate::constraint::Constraint;
+use crate::draft::Draft;
 use crate::failure::Failure;
 use crate::interrupt::Guard;
-use crate::load::Session;
+use crate::load::{Elsewhere, Session, host_failure};
 use crate::progress::Bar;
 use crate::stop::StopStrings;
 use smidgen_core::engine;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::sample::Sampler;
+use smidgen_core::tokenizer::{Decoder, Tokenizer};
 use smidgen_host::Progress;
 use smidgen_host::diagnose::first_bad_weight;
 use std::time::{Duration, Instant};
@@ -51,6 +53,8 @@ pub struct Outcome {
     pub ending: Ending,
     /// New tokens.
     pub n_new: usize,
+    /// Those of them that had been guessed.
+    pub n_guessed: usize,
     /// From the first new token until the end.
     pub time: Duration,
 }
@@ -68,6 +72,12 @@ pub struct Generator<'a> {
     /// New tokens at most.
     limit: usize,
     ignore_eos: bool,
+    /// Who guesses ahead, and how many tokens at a time, at most.
+    draft: Option<(&'a mut dyn Draft, usize)>,
+    /// The tokens of a pass.
+    batch: Vec<u32>,
+    /// Guesses that were right.
+    n_guessed: usize,
 }
 
 impl<'a> Generator<'a> {
@@ -84,7 +94,16 @@ impl<'a> Generator<'a> {
             piece: vec![0; piece_bytes],
             limit: usize::try_from(ending.predict).unwrap_or(usize::MAX),
             ignore_eos: ending.ignore_eos,
+            draft: None,
+            batch: Vec::with_capacity(1),
+            n_guessed: 0,
         })
+    }
+
+    /// Lets somebody guess ahead, by so many tokens at most.
+    pub fn with_draft(self, draft: Option<(&'a mut dyn Draft, usize)>) -> Self {
+        let most = draft.as_ref().map_or(0, |(_, most)| *most);
+        Self { draft, batch: Vec::with_capacity(1 + most), ..self }
     }
 
     /// Passes the tokens that the engine does not hold yet through it, gives their logits to `each`, and chooses the
@@ -129,7 +148,7 @@ impl<'a> Generator<'a> {
                     }
                 }),
             };
-            forwarded.map_err(|error| refused(session.name, session.gguf, error))?;
+            forwarded.map_err(|error| refused(session.name, session.gguf, session.elsewhere, error))?;
             result?;
             bar.advance(batch.len() as u64);
         }
@@ -160,51 +179,115 @@ impl<'a> Generator<'a> {
     ) -> Result<Outcome, Failure> {
         let began = Instant::now();
         let n_prompt = tokens.len();
-        let mut decoder = session.tokenizer.decoder();
+        let tokenizer = session.tokenizer;
+        let mut decoder = tokenizer.decoder();
         for &id in tokens.iter() {
             // The text of the prompt is known; the decoder only has to stand where the prompt ends.
             decoder.push(id, &mut self.piece);
         }
+        let mut text = Text { tokenizer, decoder, tokens, n_prompt, emit };
         let ending = match first {
             None => Ending::Interrupted,
             Some(_) if self.limit == 0 => Ending::Length,
-            Some(mut id) => loop {
-                if session.tokenizer.is_end(id) && !self.ignore_eos {
-                    break Ending::EndOfText;
-                }
-                tokens.push(id);
-                let n_bytes = decoder.push(id, &mut self.piece);
-                if self.stop.push(&self.piece[..n_bytes], &mut *emit)? {
-                    break Ending::Stop;
-                }
-                if self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(id))? {
-                    break Ending::EndOfText;
-                }
-                if tokens.len() - n_prompt >= self.limit {
-                    break Ending::Length;
-                }
-                if interrupt.is_pressed() {
-                    break Ending::Interrupted;
-                }
-                if session.engine.position() == session.settings.limits.context_tokens {
-                    break Ending::Context;
-                }
-                let logits =
-                    session.engine.forward(&[id]).map_err(|error| refused(session.name, session.gguf, error))?;
-                id = self.choose(logits, tokens)?;
-            },
+            Some(id) => self.go_on(session, &mut text, id, interrupt)?,
         };
+        let Text { mut decoder, emit, .. } = text;
         if ending != Ending::Stop {
             let n_bytes = decoder.finish(&mut self.piece);
             self.stop.push(&self.piece[..n_bytes], &mut *emit)?;
         }
         self.stop.finish(emit)?;
-        Ok(Outcome { ending, n_new: tokens.len() - n_prompt, time: began.elapsed() })
+        let n_guessed = std::mem::take(&mut self.n_guessed);
+        Ok(Outcome { ending, n_new: tokens.len() - n_prompt, n_guessed, time: began.elapsed() })
+    }
+
+    /// Takes `id` and what follows from it, until the text ends.
+    fn go_on(
+        &mut self,
+        session: &mut Session<'_>,
+        text: &mut Text<'_, '_>,
+        mut id: u32,
+        interrupt: &Guard<'_>,
+    ) -> Result<Ending, Failure> {
+        loop {
+            if let Some(ending) = self.take(text, id)? {
+                return Ok(ending);
+            }
+            if interrupt.is_pressed() {
+                return Ok(Ending::Interrupted);
+            }
+            let room = session.settings.limits.context_tokens - session.engine.position();
+            if room == 0 {
+                return Ok(Ending::Context);
+            }
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.clear();
+            self.guess(text, room - 1, &mut batch)?;
+            batch.insert(0, id);
+            let mut step = Ok(None);
+            let forwarded = session.engine.forward_while(&batch, |index, logits| {
+                step = self.choose(logits, text.tokens).and_then(|chosen| {
+                    id = chosen;
+                    // A guess that was right is taken at once: the logits behind it are on their way.
+                    if batch.get(index + 1) == Some(&chosen) { self.take_guess(text, chosen) } else { Ok(Some(None)) }
+                });
+                matches!(step, Ok(None))
+            });
+            forwarded.map_err(|error| refused(session.name, session.gguf, session.elsewhere, error))?;
+            self.batch = batch;
+            if let Some(Some(ending)) = step? {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Guesses what may follow, as far as there is room and tokens are wanted.
+    fn guess(&mut self, text: &Text<'_, '_>, room: usize, guesses: &mut Vec<u32>) -> Result<(), Failure> {
+        let wanted = self.limit - (text.tokens.len() - text.n_prompt);
+        match &mut self.draft {
+            Some((draft, most)) => draft.guess(text.tokens, room.min(wanted).min(*most), guesses),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Generator::take`]; the ending in its place when the text ends with it.
+    fn take_guess(&mut self, text: &mut Text<'_, '_>, id: u32) -> Result<Option<Option<Ending>>, Failure> {
+        self.n_guessed += 1;
+        Ok(self.take(text, id)?.map(Some))
+    }
+
+    /// Appends `id` to the text; the ending when the text ends there.
+    fn take(&mut self, text: &mut Text<'_, '_>, id: u32) -> Result<Option<Ending>, Failure> {
+        if text.tokenizer.is_end(id) && !self.ignore_eos {
+            return Ok(Some(Ending::EndOfText));
+        }
+        text.tokens.push(id);
+        let n_bytes = text.decoder.push(id, &mut self.piece);
+        if self.stop.push(&self.piece[..n_bytes], &mut *text.emit)? {
+            return Ok(Some(Ending::Stop));
+        }
+        if self.constraint.as_mut().map_or(Ok(false), |constraint| constraint.accept(id))? {
+            return Ok(Some(Ending::EndOfText));
+        }
+        Ok((text.tokens.len() - text.n_prompt >= self.limit).then_some(Ending::Length))
     }
 }
 
-/// What to say when the engine refuses; a result that is not finite is traced to the weight that made it so.
-pub fn refused(name: &str, gguf: &Gguf<'_>, error: engine::Error) -> Failure {
+/// A text that grows.
+struct Text<'t, 'm> {
+    tokenizer: &'m Tokenizer<'m>,
+    decoder: Decoder<'m>,
+    tokens: &'t mut Vec<u32>,
+    n_prompt: usize,
+    emit: &'t mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+}
+
+/// What to say when the engine refuses; a result that is not finite is traced to the weight that made it so, and what
+/// could not be read or kept to what the system said.
+pub fn refused(name: &str, gguf: &Gguf<'_>, elsewhere: Elsewhere<'_>, error: engine::Error) -> Failure {
+    if let Some(error) = elsewhere.take_error(error) {
+        return host_failure(error);
+    }
     let bad = match error {
         engine::Error::NotFinite => first_bad_weight(gguf),
         _ => None,

@@ -2,22 +2,32 @@
 //!
 //! It is a library so that tests can run a command inside their own process, under their own allocator.
 
+pub mod advice;
 pub mod args;
+pub mod budget;
+pub mod cache;
 pub mod calibrate;
 pub mod commands;
 pub mod constraint;
 pub mod conversation;
 pub mod corpus;
+pub mod draft;
+pub mod export;
 pub mod failure;
 pub mod generate;
+pub mod hash;
 pub mod interrupt;
+pub mod import;
 pub mod load;
 pub mod npy;
+pub mod probe;
 pub mod progress;
 pub mod prompt;
+pub mod prompt_cache;
 pub mod quantize;
 pub mod report;
 pub mod sampling;
+pub mod serve;
 pub mod stop;
 pub mod template;
 

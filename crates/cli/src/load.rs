@@ -1,31 +1,35 @@
 //! From a model's name to an engine that is ready: every buffer belongs to a function of this file.
 
+use crate::advice::Question;
 use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
+use crate::budget::{Budget, Line, check_ram};
 use crate::failure::Failure;
+use crate::import::{self, Imported};
 use crate::progress::Bar;
-use crate::report;
 use crate::sampling;
-use smidgen_core::engine::Engine;
-use smidgen_core::gguf::Gguf;
+use smidgen_core::engine::{self, Engine};
+use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
-use smidgen_core::sample::{Candidate, SampleParams, Sampler};
+use smidgen_core::sample::SampleParams;
 use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
 use smidgen_core::workers::{Single, Workers};
+use smidgen_host::packed::Index;
+use smidgen_host::spill::SpillFile;
 use smidgen_host::threads::Pool;
+use smidgen_host::weights::{Kept, Outline, Stream};
 use smidgen_host::{ModelFile, OpenOptions};
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the process takes beside the plan: its code, its stack, the C library and this program's own small buffers.
-/// `tests/memory.rs` measures that it is no more.
-pub const PROCESS_BYTES: u64 = 3 << 19;
 /// The context when `-c` does not say: what the model was trained with, up to this.
 const DEFAULT_CONTEXT: usize = 2048;
 /// Weights that one thread reads at a pace nobody waits for; beyond it the default is one thread for each such part.
-const BYTES_PER_THREAD: usize = 16 << 20;
+const BYTES_PER_THREAD: u64 = 16 << 20;
 
 /// The model that is part of the program, aligned as a mapped file would be.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/tales.gguf"));
@@ -41,6 +45,8 @@ pub struct Source {
     /// The name that messages begin with.
     pub name: String,
     image: Image,
+    /// The file that the image is of, when it was made for that.
+    _imported: Option<Imported>,
 }
 
 #[derive(Debug)]
@@ -49,6 +55,8 @@ enum Image {
     /// A GGUF file in the byte order it was written in.
     Stored(smidgen_host::image::Image),
     File(ModelFile),
+    /// A GGUF file of which the weights will be read in parts.
+    Outline(Outline),
 }
 
 impl Source {
@@ -63,9 +71,46 @@ impl Source {
                     "--outtype and --tokenizer need a MODEL; the embedded one has its own".into(),
                 ));
             }
-            return Ok(Self { name: EMBEDDED_NAME.to_owned(), image: Image::Embedded });
+            return Ok(Self { name: EMBEDDED_NAME.to_owned(), image: Image::Embedded, _imported: None });
         };
         Self::open_named(name, &args.import, !args.no_mmap)
+    }
+
+    /// Opens the model that the flags name for a run within `--ram`: a GGUF file that does not fit as a whole, or is packed, is
+    /// opened to be read in parts.
+    ///
+    /// # Errors
+    /// As [`Source::open`], and a model that cannot be run with these flags.
+    pub fn open_within(args: &ModelArgs, engine: &EngineArgs, sampling: &SamplingArgs) -> Result<Self, Failure> {
+        let Some(ram) = engine.ram else { return Self::open(args) };
+        let Some(source) = Self::open_in_parts(args, engine, ram)? else { return Self::open(args) };
+        let beside = Budget::of(&source, &EngineArgs { ram: None, ..engine.clone() }, sampling)?;
+        let fits = beside.with_process() + source.bytes_in_parts() <= ram;
+        // What is packed cannot be mapped, so it is read by parts in any case.
+        if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
+    }
+
+    /// Opens the model that the flags name to be read in parts within `ram`; `None` when they name none. One that is no little-endian
+    /// GGUF file, or not of the types wanted, is made one first.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn open_in_parts(args: &ModelArgs, engine: &EngineArgs, ram: u64) -> Result<Option<Self>, Failure> {
+        let opened = import::open_in_parts(args, engine, ram)?;
+        let source = |(outline, imported)| Self {
+            name: args.name().unwrap_or_default().to_owned(),
+            image: Image::Outline(outline),
+            _imported: imported,
+        };
+        Ok(opened.map(source))
+    }
+
+    /// The same model, which is read in parts, as a whole.
+    fn whole(self, args: &ModelArgs) -> Result<Self, Failure> {
+        let Image::Outline(outline) = &self.image else { return Ok(self) };
+        let options = OpenOptions { mmap: !args.no_mmap, progress: &Bar::new(), ..OpenOptions::default() };
+        let file = smidgen_host::open_path(outline.path(), &options).map_err(host_failure)?;
+        Ok(Self { image: Image::File(file), ..self })
     }
 
     /// Opens the model only to look at it: a GGUF file stays in the byte order it was written in.
@@ -77,7 +122,7 @@ impl Source {
         if let Some(name) = args.name().filter(is_file) {
             let image = smidgen_host::image::Image::map(Path::new(name)).map_err(host_failure)?;
             if image.starts_with(b"GGUF") {
-                return Ok(Self { name: name.to_owned(), image: Image::Stored(image) });
+                return Ok(Self { name: name.to_owned(), image: Image::Stored(image), _imported: None });
             }
         }
         Self::open(args)
@@ -85,7 +130,7 @@ impl Source {
 
     /// The model called `name` as `image` will have it, of which nobody has written more than the header.
     pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
-        Self { name: name.to_owned(), image: Image::Stored(image) }
+        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None }
     }
 
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
@@ -98,25 +143,84 @@ impl Source {
             progress: &bar,
         };
         let file = smidgen_host::open(name, &options).map_err(host_failure)?;
-        Ok(Self { name: name.to_owned(), image: Image::File(file) })
+        Ok(Self { name: name.to_owned(), image: Image::File(file), _imported: None })
     }
 
-    /// The whole GGUF image, little-endian.
+    /// The GGUF image, little-endian: the whole of it, or the header of one whose weights will be read in parts.
     pub fn bytes(&self) -> &[u8] {
         match &self.image {
             Image::Embedded => &EMBEDDED.0,
             Image::Stored(image) => image,
             Image::File(file) => file.bytes(),
+            Image::Outline(outline) => outline.header(),
         }
     }
 
-    /// Where the weights lie, in the words of the plan.
-    pub fn place(&self) -> &'static str {
+    /// Bytes of the whole image.
+    pub fn file_bytes(&self) -> u64 {
         match &self.image {
-            Image::Embedded => "weights (in the program)",
-            Image::Stored(_) => "weights (file, mapped)",
-            Image::File(file) if file.is_mapped() => "weights (file, mapped)",
-            Image::File(_) => "weights (in memory)",
+            Image::Outline(outline) => outline.file_bytes(),
+            _ => self.bytes().len() as u64,
+        }
+    }
+
+    /// Whether it is the model that is part of the program.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self.image, Image::Embedded)
+    }
+
+    /// Bytes of the matrices that will be read in parts.
+    pub fn bytes_in_parts(&self) -> u64 {
+        self.outline().map_or(0, |outline| {
+            outline.file_bytes().saturating_sub(outline.header().len() as u64 + outline.vector_bytes())
+        })
+    }
+
+    /// What the file says of itself when it is packed and will be read in parts.
+    pub fn index(&self) -> Option<&Arc<Index>> {
+        self.outline()?.index()
+    }
+
+    /// The file whose weights will be read in parts, if they will.
+    pub fn outline(&self) -> Option<&Outline> {
+        match &self.image {
+            Image::Outline(outline) => Some(outline),
+            _ => None,
+        }
+    }
+
+    /// What of the model is in memory once it is open.
+    pub fn lines(&self) -> Vec<Line> {
+        let line = |name: &str, bytes: u64| Line { name: name.to_owned(), bytes };
+        match &self.image {
+            Image::Embedded => vec![line("weights (in the program)", self.file_bytes())],
+            Image::File(file) if !file.is_mapped() => vec![line("weights (in memory)", self.file_bytes())],
+            Image::Stored(_) | Image::File(_) => vec![line("weights (file, mapped)", self.file_bytes())],
+            Image::Outline(outline) => {
+                let header = outline.header().len() as u64;
+                vec![line("header (in memory)", header), line("vectors", outline.vector_bytes())]
+            }
+        }
+    }
+
+    /// The model in `gguf`, this source's header, with the weights that are in memory once it is open.
+    ///
+    /// # Errors
+    /// A model that is not in order.
+    pub fn model<'a>(&'a self, gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Model<'a>, Failure> {
+        let model = match self.outline() {
+            Some(outline) => Model::partly_held(gguf, layers, &|tensor| outline.held(tensor)),
+            None => Model::new(gguf, layers),
+        };
+        model.map_err(|error| self.refused(error))
+    }
+
+    /// Keeps the system from moving the weights that are in memory out of it.
+    fn lock(&self) -> io::Result<()> {
+        match &self.image {
+            Image::Embedded | Image::Outline(_) => Ok(()),
+            Image::Stored(image) => image.lock(),
+            Image::File(file) => file.lock(),
         }
     }
 
@@ -125,7 +229,7 @@ impl Source {
     /// # Errors
     /// The first field that is wrong.
     pub fn gguf(&self) -> Result<Gguf<'_>, Failure> {
-        Gguf::parse(self.bytes(), self.bytes().len() as u64).map_err(|error| self.refused(error))
+        Gguf::parse(self.bytes(), self.file_bytes()).map_err(|error| self.refused(error))
     }
 
     /// The context that the model was trained with, in tokens, and the size of its vocabulary.
@@ -135,7 +239,7 @@ impl Source {
     pub fn context_and_vocabulary(&self) -> Result<(usize, usize), Failure> {
         let gguf = self.gguf()?;
         let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| self.refused(error))?];
-        let model = Model::new(&gguf, &mut layers).map_err(|error| self.refused(error))?;
+        let model = self.model(&gguf, &mut layers)?;
         Ok((model.hparams().context_train, model.hparams().n_vocab))
     }
 
@@ -149,6 +253,19 @@ impl Source {
         Ok(sums.0 as f64 * 8.0 / sums.1 as f64)
     }
 
+    /// What the file says of itself when it is packed, of a model that was opened to be looked at.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read_index(&self) -> Result<Option<Arc<Index>>, Failure> {
+        match &self.image {
+            Image::Stored(image) if !image.is_mapped() => smidgen_host::packed::open(Path::new(&self.name), u64::MAX)
+                .map(|(_, index)| index)
+                .map_err(host_failure),
+            _ => Ok(None),
+        }
+    }
+
     /// The failure that this file is to blame for.
     pub fn refused(&self, error: impl Display) -> Failure {
         Failure::Input(format!("{}: {error}", self.name))
@@ -159,73 +276,8 @@ impl Source {
 pub fn host_failure(error: smidgen_host::Error) -> Failure {
     match error.exit_code() {
         1 => Failure::Failed(error.to_string()),
+        3 => Failure::Budget(error.to_string()),
         _ => Failure::Input(error.to_string()),
-    }
-}
-
-/// One consumer of memory.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Line {
-    /// What it is.
-    pub name: String,
-    /// How much it takes.
-    pub bytes: u64,
-}
-
-/// Every consumer of memory that the program knows before it begins.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Budget {
-    /// One line per consumer.
-    pub lines: Vec<Line>,
-}
-
-impl Budget {
-    /// The sum for `model` in `source` under `plan`.
-    ///
-    /// # Errors
-    /// A vocabulary that cannot be read.
-    pub fn new(
-        source: &Source,
-        gguf: &Gguf<'_>,
-        model: &Model<'_>,
-        plan: &Plan,
-        params: &SampleParams,
-    ) -> Result<Self, Failure> {
-        let index = Tokenizer::arena_bytes(gguf).map_err(|error| source.refused(error))?;
-        let mut lines = Vec::with_capacity(plan.spans().len() + 5);
-        let mut add = |name: &str, bytes: usize| lines.push(Line { name: name.to_owned(), bytes: bytes as u64 });
-        add(source.place(), source.bytes().len());
-        add("table of layers", model.hparams().n_layers * size_of::<Layer<'_>>());
-        add("tokenizer index", index);
-        for span in plan.spans() {
-            add(span.name, span.bytes);
-        }
-        add("token ids", (plan.limits().context_tokens + 1) * size_of::<u32>());
-        add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
-        Ok(Self { lines })
-    }
-
-    /// The sum for the model in `source` as these flags would load it; nothing is loaded.
-    ///
-    /// # Errors
-    /// A model that is not in order, or that cannot be run with these flags.
-    pub fn of(source: &Source, args: &EngineArgs, sampling: &SamplingArgs) -> Result<Self, Failure> {
-        let gguf = source.gguf()?;
-        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
-        let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
-        let settings = Settings::new(args, sampling, source, &gguf, &model)?;
-        let plan = Plan::new(&model, &settings.limits).map_err(|error| source.refused(error))?;
-        Self::new(source, &gguf, &model, &plan, &settings.params)
-    }
-
-    /// The sum of all lines: the planned bytes.
-    pub fn total(&self) -> u64 {
-        self.lines.iter().map(|line| line.bytes).sum()
-    }
-
-    /// What the process needs in all.
-    pub fn with_process(&self) -> u64 {
-        self.total() + PROCESS_BYTES
     }
 }
 
@@ -258,19 +310,37 @@ impl Settings {
     }
 }
 
-/// The sizes of the buffers for `model` in `source`: the flags, and our choice where they say nothing.
-pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
-    let trained = model.hparams().context_train;
-    let context_tokens = match args.context {
+/// The context in tokens for the model in `source`.
+///
+/// # Errors
+/// A model that is not in order.
+pub fn context_tokens(args: &EngineArgs, source: &Source) -> Result<usize, Failure> {
+    Ok(context_of(args, source.context_and_vocabulary()?.0))
+}
+
+fn context_of(args: &EngineArgs, trained: usize) -> usize {
+    match args.context {
         Some(0) => trained,
         Some(n) => n,
         None => trained.min(DEFAULT_CONTEXT),
-    };
+    }
+}
+
+/// The sizes of the buffers for `model` in `source`: the flags, and our choice where they say nothing.
+pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
+    let context_tokens = context_of(args, model.hparams().context_train);
     let n_threads = args.threads.unwrap_or_else(|| {
-        let parts = source.bytes().len().div_ceil(BYTES_PER_THREAD);
+        let parts = usize::try_from(source.file_bytes().div_ceil(BYTES_PER_THREAD)).unwrap_or(usize::MAX);
         parts.clamp(1, smidgen_host::machine::n_cores())
     });
-    Limits { context_tokens, batch_tokens: args.batch, n_threads, cache_k: args.ctk, cache_v: args.ctv }
+    Limits {
+        context_tokens,
+        batch_tokens: args.batch,
+        n_threads,
+        cache_k: args.ctk,
+        cache_v: args.ctv,
+        keeps_all: args.keeps_all,
+    }
 }
 
 /// The kernels called `name`, or the best that this processor has.
@@ -285,6 +355,26 @@ pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     })
 }
 
+/// Who brings the weights, and who keeps the caches, that are not in memory, if some are not.
+#[derive(Clone, Copy, Default)]
+pub struct Elsewhere<'a> {
+    /// The weights' reader.
+    pub stream: Option<&'a Stream>,
+    /// The caches' file.
+    pub spill: Option<&'a SpillFile>,
+}
+
+impl Elsewhere<'_> {
+    /// What the system said when the engine could not go on for `error`.
+    pub fn take_error(&self, error: engine::Error) -> Option<smidgen_host::Error> {
+        match error {
+            engine::Error::Storage(_) => self.stream?.take_error(),
+            engine::Error::Cache(_) => self.spill?.take_error(),
+            _ => None,
+        }
+    }
+}
+
 /// A model that is ready to run.
 pub struct Session<'a> {
     /// The name that messages begin with.
@@ -295,6 +385,8 @@ pub struct Session<'a> {
     pub model: &'a Model<'a>,
     /// Text to ids and back.
     pub tokenizer: &'a Tokenizer<'a>,
+    /// Who has what is not in memory.
+    pub elsewhere: Elsewhere<'a>,
     /// The forward pass.
     pub engine: Engine<'a>,
     /// The threads that it shares its work with; they are idle between two passes.
@@ -326,32 +418,43 @@ pub fn with_session<R>(
     work: impl FnOnce(&mut Session<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let gguf = source.gguf()?;
-    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
-    let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
-    let settings = Settings::new(args, sampling, source, &gguf, &model)?;
-    let plan = Plan::new(&model, &settings.limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(source, &gguf, &model, &plan, &settings.params)?;
-    check_ram(args.ram, &budget)?;
-
+    let n_layers = Model::n_layers(&gguf).map_err(|error| source.refused(error))?;
+    let (settings, plan, budget) = planned(source, args, sampling, &gguf)?;
+    let parts = source.outline().zip(budget.residency.as_ref());
+    let kept = parts.map(|(outline, residency)| Kept::read(outline, residency)).transpose().map_err(host_failure)?;
+    let mut layers = vec![Layer::EMPTY; n_layers];
+    let model = match (parts, &kept) {
+        (Some((outline, _)), Some(kept)) => {
+            let held = |tensor: &Tensor<'_>| kept.held(tensor).or_else(|| outline.held(tensor));
+            Model::partly_held(&gguf, &mut layers, &held).map_err(|error| source.refused(error))?
+        }
+        _ => source.model(&gguf, &mut layers)?,
+    };
+    if args.mlock {
+        lock(source, kept.as_ref())?;
+    }
     let mut index = vec![0; Tokenizer::arena_bytes(&gguf).map_err(|error| source.refused(error))?];
     let tokenizer = Tokenizer::new(&gguf, &mut index).map_err(|error| source.refused(error))?;
     let pool;
     let workers: &dyn Workers = match settings.limits.n_threads {
         1 => &Single,
         n => {
-            pool = Pool::new(n);
-            if pool.n_workers() < n {
-                return Err(Failure::Failed(format!(
-                    "the system allows {} of {n} threads; give a smaller -t",
-                    pool.n_workers()
-                )));
-            }
+            pool = all_of(n)?;
             &pool
         }
     };
     let mut arena = vec![0; plan.arena_bytes()];
-    let engine =
+    let mut engine =
         Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
+    let parts = parts.filter(|(_, residency)| residency.is_partial());
+    let stream = parts.map(|(outline, residency)| outline.stream(residency)).transpose().map_err(host_failure)?;
+    if let Some(stream) = &stream {
+        engine = engine.with_store(stream);
+    }
+    let spill = spill_file(args, &budget)?;
+    if let Some(spill) = &spill {
+        engine = engine.with_spill(spill);
+    }
     // What loads a model is not needed to run it.
     smidgen_host::pages::release_program();
     let mut session = Session {
@@ -359,6 +462,7 @@ pub fn with_session<R>(
         gguf: &gguf,
         model: &model,
         tokenizer: &tokenizer,
+        elsewhere: Elsewhere { stream: stream.as_ref(), spill: spill.as_ref() },
         engine,
         workers,
         settings,
@@ -368,19 +472,61 @@ pub fn with_session<R>(
     work(&mut session)
 }
 
-/// Refuses to load what would not stay within the memory it may take.
+/// What the flags ask for the model in `source`, and how it is done within `--ram`.
 ///
 /// # Errors
-/// A budget that is larger than `ram`.
-pub fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
-    match ram {
-        Some(ram) if budget.with_process() > ram => Err(Failure::Budget(format!(
-            "needs {} ({} planned, {} for the process), more than --ram {}; 'smidgen plan' with the same flags says what would fit",
-            report::bytes(budget.with_process()),
-            report::bytes(budget.total()),
-            report::bytes(PROCESS_BYTES),
-            report::bytes(ram),
-        ))),
-        _ => Ok(()),
+/// A model that is not in order, or what cannot fit, with the cheapest change that would.
+fn planned(
+    source: &Source,
+    args: &EngineArgs,
+    sampling: &SamplingArgs,
+    gguf: &Gguf<'_>,
+) -> Result<(Settings, Plan, Budget), Failure> {
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(gguf).map_err(|error| source.refused(error))?];
+    let model = source.model(gguf, &mut layers)?;
+    let settings = Settings::new(args, sampling, source, gguf, &model)?;
+    let (plan, budget) = Budget::within(source, gguf, &model, &settings, args.ram)?;
+    check_ram(args.ram, &budget).map_err(|failure| {
+        let advice = args.ram.and_then(|ram| Question::new(source, gguf, &model, settings).cheapest(ram));
+        Failure::Budget(format!("{failure}; {}", advice.unwrap_or("nothing would make it fit".to_owned())))
+    })?;
+    Ok((settings, plan, budget))
+}
+
+/// The file for the caches that `budget` has no room for, in the directory of the flags or else the first that is on a disk.
+fn spill_file(args: &EngineArgs, budget: &Budget) -> Result<Option<SpillFile>, Failure> {
+    if budget.spilled.is_empty() {
+        return Ok(None);
     }
+    let directory = import::scratch_directory(args)?;
+    SpillFile::new(&directory, &budget.spilled).map(Some).map_err(host_failure)
+}
+
+/// A pool of `n` threads, not of fewer; says so when that is more than there are cores.
+///
+/// # Errors
+/// A system that does not allow them.
+fn all_of(n: usize) -> Result<Pool, Failure> {
+    let n_cores = smidgen_host::machine::n_cores();
+    if n > n_cores {
+        eprintln!("smidgen: {n} threads share {n_cores} cores, which is slower than -t {n_cores}");
+    }
+    let pool = Pool::new(n);
+    match pool.n_workers() {
+        allowed if allowed < n => {
+            Err(Failure::Failed(format!("the system allows {allowed} of {n} threads; give a smaller -t")))
+        }
+        _ => Ok(pool),
+    }
+}
+
+/// Keeps the weights that are in memory there.
+///
+/// # Errors
+/// More than this process may lock.
+fn lock(source: &Source, kept: Option<&Kept>) -> Result<(), Failure> {
+    source.lock().and_then(|()| kept.map_or(Ok(()), Kept::lock)).map_err(|error| {
+        let message = "the weights cannot be locked in memory; raise the limit ('ulimit -l') or leave out --mlock";
+        Failure::Failed(format!("{}: {message}: {error}", source.name))
+    })
 }

@@ -1,10 +1,12 @@
 //! Chat templates: Jinja with the functions and Python methods that templates on the Hugging Face Hub rely on.
 
 use crate::failure::Failure;
+use crate::load::Session;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
+use std::path::Path;
 
 /// Steps that a template may take; the longest known template takes a few thousand for each message.
 const FUEL: u64 = 50_000_000;
@@ -45,6 +47,27 @@ impl Template {
         environment.add_function("strftime_now", strftime_now);
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| refused(&error))?;
         Ok(Self { environment, bos, eos })
+    }
+
+    /// The template in the file at `path`, or that of the model of `session`.
+    ///
+    /// # Errors
+    /// A model without one, a file that cannot be read, or what is not a template.
+    pub fn of_model(path: Option<&Path>, session: &Session<'_>) -> Result<Self, Failure> {
+        let source = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::reading(path, &error))?,
+            None => {
+                let stored = session.gguf.get("tokenizer.chat_template").and_then(|value| value.as_str());
+                let missing =
+                    "the model has no chat template (tokenizer.chat_template); give --chat-template-file, or use run";
+                String::from_utf8_lossy(stored.ok_or_else(|| session.refused(missing))?).into_owned()
+            }
+        };
+        let piece = |id: Option<u32>| {
+            let piece = id.and_then(|id| session.tokenizer.piece(id)).unwrap_or_default();
+            String::from_utf8_lossy(piece).into_owned()
+        };
+        Self::new(&source, piece(session.tokenizer.bos()), piece(session.tokenizer.eos()))
     }
 
     /// The text of `messages` as the model was trained to read it, ready for its answer.

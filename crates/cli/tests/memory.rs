@@ -1,20 +1,23 @@
 //! What a run takes at its peak, as the system counts it, against what was planned.
 #![cfg(target_os = "linux")]
 
-use smidgen_cli::load::PROCESS_BYTES;
-use std::path::{Path, PathBuf};
+mod given;
+
+use given::{shared, static_build};
+use smidgen_cli::budget::PROCESS_BYTES;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
 const MIB: u64 = 1 << 20;
 
 /// Planned and peak bytes of a run of `binary`.
-fn measure(binary: &Path, flags: &[&str]) -> (u64, u64) {
+fn measure(binary: &str, flags: &[&str]) -> (u64, u64) {
     measure_command(binary, &[&["run", "--temp", "0", "--ignore-eos"], flags].concat())
 }
 
 /// Planned and peak bytes of a command that prints both.
-fn measure_command(binary: &Path, flags: &[&str]) -> (u64, u64) {
+fn measure_command(binary: &str, flags: &[&str]) -> (u64, u64) {
     let output = Command::new(binary).args(flags).arg("--json").stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -23,31 +26,9 @@ fn measure_command(binary: &Path, flags: &[&str]) -> (u64, u64) {
     (bytes("planned_bytes"), bytes("peak_bytes"))
 }
 
-/// The release build without a loader or relocations, which is the one that the limits are for.
-fn static_build() -> Option<PathBuf> {
-    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/x86_64-unknown-linux-musl/release/smidgen");
-    let path = std::env::var_os("SMIDGEN_STATIC").map_or_else(|| PathBuf::from(built), PathBuf::from);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: peak of the static build; cargo build --release --target x86_64-unknown-linux-musl makes one");
-    None
-}
-
-fn shared(what: &str) -> Option<String> {
-    let root = std::env::var("SMIDGEN_DATA")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data").to_owned());
-    let path = format!("{root}/{what}");
-    if Path::new(&path).exists() {
-        return Some(path);
-    }
-    println!("skipped: {what}, no shared data");
-    None
-}
-
 #[test]
 fn a_larger_context_costs_what_the_plan_says() {
-    let binary = Path::new(env!("CARGO_BIN_EXE_smidgen"));
+    let binary = env!("CARGO_BIN_EXE_smidgen");
     let ids = "7 ".repeat(500);
     let peak = |context: &str, n: usize| {
         measure(binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
@@ -69,6 +50,52 @@ fn the_peak_is_the_plan_and_no_more_than_the_process_was_said_to_take() {
             let (planned, peak) =
                 measure(&binary, &[&[TALES, "--no-mmap", "-p", "Once upon a time", "-n", "40"], flags].concat());
             assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
+        }
+    }
+}
+
+/// Tales with weights of six types, each of which brings its own kernels.
+fn of_many_types(binary: &str, directory: &Path) -> String {
+    let mixed = directory.join("mixed.gguf").to_str().unwrap().to_owned();
+    let mut command = Command::new(binary);
+    command.args(["quantize", TALES, &mixed, "Q8_W", "--requantize"]);
+    for rule in ["attn_q=q8_0", "attn_k=q5_0", "attn_v=iq4_nl", "ffn_up=f16", "ffn_down=q6_w"] {
+        command.args(["--type", rule]);
+    }
+    assert!(command.stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+    mixed
+}
+
+/// Tales in BF16, packed.
+fn packed(binary: &str, directory: &Path) -> String {
+    let name = |what: &str| directory.join(what).to_str().unwrap().to_owned();
+    let (plain, packed) = (name("plain.gguf"), name("packed.gguf"));
+    for made in [&["convert", TALES, &plain, "--outtype", "bf16"][..], &["pack", &plain, &packed]] {
+        assert!(Command::new(binary).args(made).stderr(Stdio::null()).status().unwrap().success());
+    }
+    packed
+}
+
+/// The peak of a run that uses all of its context is what `plan` said, to 2 % or 256 KiB, however the weights are held.
+#[test]
+fn the_predicted_peak_is_the_measured_one() {
+    let Some(binary) = static_build() else { return };
+    let ids = "7 ".repeat(40);
+    let filling = ["--ids", &ids, "-n", "25", "-c", "64"];
+    let directory = tempfile::tempdir().unwrap();
+    let models = [
+        Some(TALES.to_owned()),
+        shared("gguf/stories260K-v1-f32.gguf"),
+        Some(of_many_types(&binary, directory.path())),
+        Some(packed(&binary, directory.path())),
+    ];
+    for model in models.into_iter().flatten() {
+        for way in [&[][..], &["--no-mmap"], &["--mlock"], &["--ram", "2600K"], &["--ram", "2300K"], &["-t", "2"]] {
+            let (planned, peak) = measure(&binary, &[&[model.as_str()], &filling[..], way].concat());
+            let predicted = planned + PROCESS_BYTES;
+            assert!(peak <= predicted, "{model} {way:?}: peak {peak}, predicted {predicted}");
+            let allowed = (peak / 50).max(MIB / 4);
+            assert!(peak + allowed >= predicted, "{model} {way:?}: peak {peak}, predicted {predicted}");
         }
     }
 }

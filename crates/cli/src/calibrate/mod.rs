@@ -8,11 +8,12 @@ mod checkpoint;
 mod imatrix;
 
 use crate::args::{EngineArgs, SamplingArgs};
+use crate::budget::{Budget, Line, check_ram};
 use crate::corpus::Corpus;
 use crate::failure::Failure;
 use crate::generate::refused;
 use crate::interrupt::{Guard, Interrupt};
-use crate::load::{self, Budget, Line, Session, Source};
+use crate::load::{self, Session, Source};
 use crate::progress::Bar;
 use crate::report;
 use checkpoint::Checkpoint;
@@ -84,10 +85,12 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     let engine = EngineArgs { context: Some(chunks.context_tokens()), ram: None, ..job.engine.clone() };
     let mut budget = Budget::of(job.source, &engine, &SamplingArgs::GREEDY)?;
     budget.lines.push(Line { name: "token ids of the text".to_owned(), bytes: job.corpus.n_bytes() as u64 });
+    let writing = smidgen_host::atomic::BUFFER_BYTES as u64;
+    budget.lines.push(Line { name: "buffer of the file that is written".to_owned(), bytes: writing });
     let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| ram.saturating_sub(budget.with_process())));
     let largest = passes.iter().map(|pass| sum_bytes(pass, job.with_moments)).max().unwrap_or(0);
     budget.lines.push(Line { name: "sums of the largest pass".to_owned(), bytes: largest });
-    load::check_ram(job.engine.ram, &budget)?;
+    check_ram(job.engine.ram, &budget)?;
 
     let fingerprint = checkpoint::fingerprint(job.source.bytes(), &chunks, job.with_moments, &engine);
     let numbered = passes.iter().enumerate();
@@ -206,7 +209,7 @@ fn run_pass(
         chunks.read(done, &mut tokens);
         session.engine.truncate(0);
         let observed = session.engine.forward_observed(&tokens, collector);
-        observed.map_err(|error| refused(session.name, session.gguf, error))?;
+        observed.map_err(|error| refused(session.name, session.gguf, session.elsewhere, error))?;
         bar.advance(1);
         done += 1;
     }

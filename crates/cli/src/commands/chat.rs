@@ -53,9 +53,9 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
-    let source = Source::open(&flags.model)?;
+    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?;
     load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
-        let template = template(flags, session)?;
+        let template = Template::of_model(flags.chat_template_file.as_deref(), session)?;
         let params = session.settings.params;
         let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
         let generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending)?;
@@ -69,24 +69,6 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         };
         chat.talk(session, stdout)
     })
-}
-
-/// The template of the flags or the model.
-fn template(flags: &Flags, session: &Session<'_>) -> Result<Template, Failure> {
-    let source = match &flags.chat_template_file {
-        Some(path) => std::fs::read_to_string(path).map_err(|error| Failure::reading(path, &error))?,
-        None => {
-            let stored = session.gguf.get("tokenizer.chat_template").and_then(|value| value.as_str());
-            let missing =
-                "the model has no chat template (tokenizer.chat_template); give --chat-template-file, or use run";
-            String::from_utf8_lossy(stored.ok_or_else(|| session.refused(missing))?).into_owned()
-        }
-    };
-    let piece = |id: Option<u32>| {
-        let piece = id.and_then(|id| session.tokenizer.piece(id)).unwrap_or_default();
-        String::from_utf8_lossy(piece).into_owned()
-    };
-    Template::new(&source, piece(session.tokenizer.bos()), piece(session.tokenizer.eos()))
 }
 
 /// A conversation in progress.

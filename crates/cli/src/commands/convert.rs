@@ -79,6 +79,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         tokenizer: flags.import.tokenizer.clone(),
         workers: &pool,
         progress: &bar,
+        ..ConvertOptions::default()
     };
     let summary = smidgen_host::convert(model, output, &options).map_err(host_failure)?;
     let types: BTreeMap<_, _> = summary.types.iter().map(|(kind, n_tensors)| (kind.name(), *n_tensors)).collect();

@@ -1,11 +1,12 @@
 //! `smidgen eval`: how well a model predicts a text, and how far it has moved from the model it was made from.
 
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
+use crate::budget::{Budget, Line, check_ram};
 use crate::corpus::{Corpus, CorpusArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::refused;
 use crate::interrupt::Interrupt;
-use crate::load::{self, Budget, Line, Session, Settings, Source};
+use crate::load::{self, Session, Settings, Source};
 use crate::progress::Bar;
 use crate::report::{self, Table};
 use clap::Args;
@@ -147,12 +148,12 @@ impl<'a> Report<'a> {
             perplexity: likelihood.perplexity(),
             perplexity_error: likelihood.perplexity_error(),
             bits_per_byte: likelihood.bits_per_byte(*n_bytes),
-            model_bytes: source.bytes().len() as u64,
+            model_bytes: source.file_bytes(),
             bits_per_weight: source.bits_per_weight()?,
             base_perplexity: of_base.map(Likelihood::perplexity),
             base_perplexity_error: of_base.map(Likelihood::perplexity_error),
             base_bits_per_byte: of_base.map(|base| base.bits_per_byte(*n_bytes)),
-            base_bytes: base.map(|base| base.bytes().len() as u64),
+            base_bytes: base.map(Source::file_bytes),
             base_bits_per_weight: base.map(Source::bits_per_weight).transpose()?,
             kl_mean: kl.map(|kl| kl.mean),
             kl_p50: kl.map(|kl| kl.p50),
@@ -174,16 +175,17 @@ impl<'a> Report<'a> {
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
-    let source = Source::open(&flags.model)?;
-    let base = flags.against.as_deref().map(|name| Source::open(&flags.model.as_stored(name))).transpose()?;
+    let source = open(&flags.model, &flags.engine)?;
+    let base = flags.against.as_deref().map(|name| open(&flags.model.as_stored(name), &flags.engine)).transpose()?;
     if let Some(base) = &base {
         check_vocabulary(&source, base)?;
     }
     let corpus = Corpus::read(&flags.corpus, &source, &flags.engine)?;
     let engine = EngineArgs { context: Some(corpus.context_tokens()), ram: None, ..flags.engine.clone() };
     let exact = EngineArgs { ctk: CacheType::F32, ctv: CacheType::F32, ..engine.clone() };
+    let (engine, exact) = share_ram(flags.engine.ram, (&source, engine), (base.as_ref(), exact), &corpus)?;
     let budget = budget(&source, &engine, base.as_ref().map(|base| (base, &exact)), &corpus)?;
-    load::check_ram(flags.engine.ram, &budget)?;
+    check_ram(flags.engine.ram, &budget)?;
 
     let sampling = &SamplingArgs::GREEDY;
     let measured = load::with_session(&source, &engine, sampling, began, |session| match &base {
@@ -201,6 +203,34 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         eprintln!("smidgen: target missed: {missed}");
     }
     Ok(if report.missed.is_empty() { Status::Done } else { Status::MissedTarget })
+}
+
+/// Opens a model; within a limit of memory it is read in parts, which may be all of it.
+fn open(model: &ModelArgs, engine: &EngineArgs) -> Result<Source, Failure> {
+    let parts = engine.ram.map_or(Ok(None), |ram| Source::open_in_parts(model, engine, ram))?;
+    parts.map_or_else(|| Source::open(model), Ok)
+}
+
+/// The flags of both engines with what of `ram` is theirs: what is beside the weights of both, and of the rest a part that is as
+/// large as the model's file is.
+fn share_ram(
+    ram: Option<u64>,
+    (source, engine): (&Source, EngineArgs),
+    (base, exact): (Option<&Source>, EngineArgs),
+    corpus: &Corpus,
+) -> Result<(EngineArgs, EngineArgs), Failure> {
+    let Some(ram) = ram else { return Ok((engine, exact)) };
+    let all = budget(source, &engine, base.map(|base| (base, &exact)), corpus)?;
+    let left = ram.saturating_sub(all.with_process());
+    let in_parts = |source: &Source| source.outline().map_or(0, |outline| outline.file_bytes());
+    let (ours, theirs) = (in_parts(source), base.map_or(0, in_parts));
+    let share = |n_bytes: u64| (u128::from(left) * u128::from(n_bytes) / u128::from((ours + theirs).max(1))) as u64;
+    let limited = |source: &Source, engine: EngineArgs, n_bytes: u64| {
+        let beside = Budget::of(source, &engine, &SamplingArgs::GREEDY)?;
+        Ok(EngineArgs { ram: Some(beside.with_process() + share(n_bytes)), ..engine })
+    };
+    let exact = base.map_or(Ok(exact.clone()), |base| limited(base, exact, theirs))?;
+    Ok((limited(source, engine, ours)?, exact))
 }
 
 /// Refuses a base whose token ids mean something else.
@@ -265,7 +295,7 @@ fn measure(session: &mut Session<'_>, base: Option<&mut Session<'_>>, corpus: &C
         !guard.is_pressed()
     };
     let batch = session.settings.limits.batch_tokens;
-    let blamed = base.as_ref().map(|base| (base.name, base.gguf));
+    let blamed = base.as_ref().map(|base| (base.name, base.gguf, base.elsewhere));
     let scored = match base {
         Some(base) => score::compare(&mut session.engine, &mut base.engine, &chunks, batch, &mut watch)
             .map(|(likelihood, damage)| (likelihood, Some(damage))),
@@ -274,8 +304,10 @@ fn measure(session: &mut Session<'_>, base: Option<&mut Session<'_>>, corpus: &C
     bar.end();
     let (likelihood, damage) = scored.map_err(|error| match (error, blamed) {
         (score::Error::Stopped, _) => Failure::Interrupted,
-        (score::Error::Base(error), Some((name, gguf))) => refused(name, gguf, error),
-        (score::Error::Base(error) | score::Error::Model(error), _) => refused(session.name, session.gguf, error),
+        (score::Error::Base(error), Some((name, gguf, stream))) => refused(name, gguf, stream, error),
+        (score::Error::Base(error) | score::Error::Model(error), _) => {
+            refused(session.name, session.gguf, session.elsewhere, error)
+        }
     })?;
     Ok(Measured { likelihood, damage, n_bytes, settings: session.settings })
 }

@@ -40,6 +40,8 @@ struct Report<'a> {
     n_tensors: usize,
     n_weights: u64,
     weight_bytes: u64,
+    /// Bytes of the tensors as they are stored, of a packed file.
+    packed_bytes: Option<u64>,
     bits_per_weight: f64,
     metadata: BTreeMap<String, Shown>,
     tensors: Vec<TensorRow>,
@@ -56,6 +58,8 @@ struct TensorRow {
     dims: Vec<u64>,
     offset: u64,
     bytes: u64,
+    /// Bytes that are stored for it, when it is packed.
+    packed_bytes: Option<u64>,
     bits_per_weight: f64,
 }
 
@@ -177,6 +181,7 @@ fn shares(gguf: &Gguf<'_>, total: u64, group: impl Fn(&Tensor<'_>) -> &'static s
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let source = Source::open_as_stored(&flags.model)?;
     let gguf = source.gguf()?;
+    let index = source.read_index()?;
     let n_weights = gguf.tensors().map(|tensor| tensor.n_weights()).sum();
     let weight_bytes = gguf.tensors().map(|tensor| tensor.n_bytes).sum();
     let row = |tensor: Tensor<'_>| TensorRow {
@@ -185,6 +190,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         dims: tensor.dims[..tensor.n_dims as usize].to_vec(),
         offset: tensor.offset,
         bytes: tensor.n_bytes,
+        packed_bytes: index.as_ref().and_then(|index| index.packed_tensor(tensor.offset)),
         bits_per_weight: bits(tensor.n_bytes, tensor.n_weights()),
     };
     let report = Report {
@@ -197,6 +203,9 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         n_tensors: gguf.tensors().count(),
         n_weights,
         weight_bytes,
+        packed_bytes: index.as_ref().map(|index| {
+            gguf.tensors().map(|tensor| index.packed_tensor(tensor.offset).unwrap_or(tensor.n_bytes)).sum()
+        }),
         bits_per_weight: bits(weight_bytes, n_weights),
         metadata: gguf.keys().map(|(key, value)| (printable(key, usize::MAX), Shown::new(&value))).collect(),
         tensors: gguf.tensors().map(row).collect(),
@@ -222,6 +231,10 @@ fn for_people(report: &Report<'_>, gguf: &Gguf<'_>) -> String {
         report::bytes(report.weight_bytes),
         report.bits_per_weight,
     );
+    if let Some(packed) = report.packed_bytes {
+        let share = percent(1.0 - packed as f64 / report.weight_bytes.max(1) as f64);
+        out += &format!("Packed: the weights are stored in {}, {share} less\n", report::bytes(packed));
+    }
     let mut metadata = Table::default();
     for (key, value) in gguf.keys() {
         let (kind, value) = type_and_value(&value);
@@ -229,7 +242,7 @@ fn for_people(report: &Report<'_>, gguf: &Gguf<'_>) -> String {
     }
     out += &format!("\nMetadata\n{}", metadata.render(&[]));
     let mut tensors = Table::default();
-    tensors.row(["name", "type", "dims", "bytes", "bits/weight", "share"].map(str::to_owned));
+    tensors.row(["name", "type", "dims", "bytes", "bits/weight", "share", "packed"].map(str::to_owned));
     for tensor in &report.tensors {
         let dims: Vec<String> = tensor.dims.iter().map(u64::to_string).collect();
         tensors.row([
@@ -239,9 +252,10 @@ fn for_people(report: &Report<'_>, gguf: &Gguf<'_>) -> String {
             count(tensor.bytes),
             format!("{:.3}", tensor.bits_per_weight),
             percent(tensor.bytes as f64 / report.weight_bytes as f64),
+            tensor.packed_bytes.map_or(String::new(), count),
         ]);
     }
-    out += &format!("\nTensors (the contiguous dimension first)\n{}", tensors.render(&[3, 4, 5]));
+    out += &format!("\nTensors (the contiguous dimension first)\n{}", tensors.render(&[3, 4, 5, 6]));
     for (title, shares) in [("What is big", &report.parts), ("By type", &report.types)] {
         let mut table = Table::default();
         for share in shares {

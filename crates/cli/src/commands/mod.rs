@@ -1,15 +1,20 @@
 //! The subcommands, one file each, and the one table that names them.
 
+mod bench;
 mod calibrate;
 mod chat;
 mod completions;
 mod convert;
 mod eval;
+mod export;
 mod inspect;
 mod man;
+mod pack;
 mod plan;
+mod probe;
 mod quantize;
 mod run;
+mod serve;
 mod tokenize;
 
 use crate::failure::{Failure, Status};
@@ -40,13 +45,18 @@ macro_rules! subcommand {
 const SUBCOMMANDS: &[Subcommand] = &[
     subcommand!("run", "Continue a text", run),
     subcommand!("chat", "Talk with a model through its chat template", chat),
+    subcommand!("serve", "Answer programs that speak OpenAI's HTTP API", serve),
     subcommand!("plan", "Say to the byte what a model takes, and whether that fits", plan),
+    subcommand!("probe", "Measure how fast this machine reads and multiplies weights, for plan", probe),
     subcommand!("inspect", "Show a model's metadata and tensors, and what is big", inspect),
     subcommand!("tokenize", "Print the token ids of a text", tokenize),
     subcommand!("convert", "Turn a model into a GGUF file", convert),
     subcommand!("calibrate", "Collect from a text what a model's matrices are multiplied with (an imatrix)", calibrate),
     subcommand!("eval", "Measure how well a model predicts a text, and what a smaller one lost", eval),
     subcommand!("quantize", "Turn a model into a smaller GGUF file", quantize),
+    subcommand!("pack", "Make a GGUF file smaller without loss: its weights entropy-coded", pack),
+    subcommand!("export", "Write a model as a program: C, or firmware for a microcontroller", export),
+    subcommand!("bench", "Measure how fast a model runs here", bench),
     subcommand!("completions", "Print the completions for a shell", completions),
     subcommand!("man", "Print the manual page", man),
 ];

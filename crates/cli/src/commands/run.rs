@@ -1,12 +1,15 @@
 //! `smidgen run`: a text and its continuation.
 
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
+use crate::budget::Line;
+use crate::draft::{self, Draft, DraftArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator, Outcome, Prompted};
 use crate::interrupt::{Guard, Interrupt};
-use crate::load::{self, Line, Session, Source};
+use crate::load::{self, Session, Source};
 use crate::npy;
 use crate::prompt::{self, PromptArgs};
+use crate::prompt_cache;
 use crate::report;
 use clap::Args;
 use serde::Serialize;
@@ -36,12 +39,19 @@ pub(super) struct Flags {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     logits: Option<PathBuf>,
 
+    /// Keep the keys and values of the prompt in this file, and begin with those of an earlier run that the prompt shares
+    #[arg(long, value_name = "FILE", conflicts_with = "logits", help_heading = "Prompt")]
+    prompt_cache: Option<PathBuf>,
+
     /// Print one JSON object instead of the text and the summary
     #[arg(long, help_heading = "Output")]
     json: bool,
 
     #[command(flatten)]
     ending: EndingArgs,
+
+    #[command(flatten)]
+    draft: DraftArgs,
 
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -67,6 +77,10 @@ struct Report<'a> {
     context_tokens: usize,
     timings: Timings,
     plan: &'a [Line],
+    /// Of the weights, what is read from the file for every pass.
+    streamed_bytes: u64,
+    /// Of the caches, what is kept in a file when the context is full.
+    spilled_bytes: u64,
     planned_bytes: u64,
     peak_bytes: Option<u64>,
 }
@@ -95,6 +109,8 @@ impl<'a> Report<'a> {
             context_tokens: session.settings.limits.context_tokens,
             timings,
             plan: &session.budget.lines,
+            streamed_bytes: session.budget.streamed_bytes(),
+            spilled_bytes: session.budget.spilled_bytes,
             planned_bytes: session.budget.total(),
             peak_bytes: smidgen_host::machine::peak_rss_bytes(),
         }
@@ -107,10 +123,12 @@ struct Timings {
     first_token_ms: f64,
     prompt_tokens_per_s: f64,
     decode_tokens_per_s: f64,
+    guessed_tokens: usize,
+    cached_tokens: usize,
 }
 
 impl Timings {
-    fn new(load: Duration, prompted: &Prompted, outcome: &Outcome) -> Self {
+    fn new(load: Duration, n_prompt: usize, prompted: &Prompted, outcome: &Outcome) -> Self {
         // The first new token is known when the prompt has passed, so its time is the prompt's.
         let n_decoded = outcome.n_new.saturating_sub(1);
         Self {
@@ -118,6 +136,8 @@ impl Timings {
             first_token_ms: prompted.time.as_secs_f64() * 1e3,
             prompt_tokens_per_s: rate(prompted.n_tokens, prompted.time),
             decode_tokens_per_s: rate(n_decoded, outcome.time),
+            guessed_tokens: outcome.n_guessed,
+            cached_tokens: n_prompt - prompted.n_tokens,
         }
     }
 }
@@ -132,14 +152,22 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         Some(_) => String::new(),
         None => flags.prompt.read_trimmed()?,
     };
-    for path in flags.output.iter().chain(&flags.logits) {
+    for path in flags.output.iter().chain(&flags.logits).chain(&flags.prompt_cache) {
         if path.is_dir() {
             return Err(Failure::Input(format!("{}: is a directory, not a file to write", path.display())));
         }
     }
-    let source = Source::open(&flags.model)?;
-    load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
-        continue_text(flags, text, session, stdout)
+    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?;
+    draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, draft_bytes| {
+        // What the draft model takes is not there for this one.
+        let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), ..flags.engine.clone() };
+        engine.ram = engine.ram.map(|ram| ram.saturating_sub(draft_bytes));
+        load::with_session(&source, &engine, &flags.sampling, began, |session| {
+            if draft_bytes > 0 {
+                session.budget.lines.push(Line { name: "draft model".to_owned(), bytes: draft_bytes });
+            }
+            continue_text(flags, text, session, draft, stdout)
+        })
     })
 }
 
@@ -166,8 +194,12 @@ fn continue_text(
     flags: &Flags,
     text: String,
     session: &mut Session<'_>,
+    draft: Option<(&mut dyn Draft, usize)>,
     stdout: &mut dyn Write,
 ) -> Result<Status, Failure> {
+    if let Some((draft, _)) = &draft {
+        draft.check(session)?;
+    }
     let context_tokens = session.settings.limits.context_tokens;
     let (prompt, mut tokens) = prompt_tokens(flags, text, session)?;
     let n_prompt = tokens.len();
@@ -175,17 +207,32 @@ fn continue_text(
 
     let params = session.settings.params;
     let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
-    let mut generator = Generator::new(session, Sampler::new(params, &mut scratch), &flags.ending)?;
+    let sampler = Sampler::new(params, &mut scratch);
+    let mut generator =
+        Generator::new(session, sampler, &flags.ending)?.with_draft(draft.map(|(draft, most)| (draft as _, most)));
     let keeps = flags.json || flags.output.is_some();
     let room = (context_tokens + 1 - n_prompt) * session.tokenizer.max_piece_bytes();
     let mut sink = Sink { kept: keeps.then(|| Vec::with_capacity(room)), stdout: (!keeps).then_some(&mut *stdout) };
 
     let interrupt = Interrupt::watch()?;
     let guard = interrupt.guard();
+    let fingerprint = match &flags.prompt_cache {
+        Some(path) => {
+            let fingerprint = prompt_cache::restore(path, session, &tokens)?.1;
+            smidgen_host::pages::release_program();
+            Some(fingerprint)
+        }
+        None => None,
+    };
     let prompted = match &flags.logits {
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,
     };
+    if let (Some(path), Some(fingerprint), Some(_)) = (&flags.prompt_cache, fingerprint, prompted.first) {
+        smidgen_host::pages::release_program();
+        prompt_cache::save(path, session, &tokens, fingerprint)?;
+        smidgen_host::pages::release_program();
+    }
     // Not before: a progress bar would draw over it.
     if !keeps {
         sink.write(prompt.as_bytes())?;
@@ -202,7 +249,7 @@ fn continue_text(
         });
         written.map_err(load::host_failure)?;
     }
-    let timings = Timings::new(session.load, &prompted, &outcome);
+    let timings = Timings::new(session.load, n_prompt, &prompted, &outcome);
     if flags.json {
         let texts = (prompt.as_str(), &*continuation);
         let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
@@ -291,8 +338,9 @@ fn summarize(session: &Session<'_>, prompted: &Prompted, outcome: &Outcome, timi
         eprintln!("smidgen: the context of {context_tokens} tokens is full; a larger -c goes on");
     }
     let peak = smidgen_host::machine::peak_rss_bytes().map_or("unknown".to_owned(), report::bytes);
+    let guessed = if outcome.n_guessed > 0 { format!(" ({} guessed)", outcome.n_guessed) } else { String::new() };
     eprintln!(
-        "smidgen: loaded in {:.1} ms, first token after {:.1} ms; prompt {} tokens at {:.0} tokens/s, {} new at {:.0} tokens/s; \
+        "smidgen: loaded in {:.1} ms, first token after {:.1} ms; prompt {} tokens at {:.0} tokens/s, {} new{guessed} at {:.0} tokens/s; \
          planned {}, peak {peak}; seed {seed}",
         timings.load_ms,
         timings.first_token_ms,

@@ -2,7 +2,7 @@
 
 use regex_lite::Regex;
 use smidgen_compress::recipe::fallback::Fallback;
-use smidgen_compress::recipe::{self, Choices, Recipe, Shape, Tensor};
+use smidgen_compress::recipe::{Choices, Recipe, Shape, Tensor};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
 use smidgen_host::source::TensorInfo;
@@ -111,7 +111,7 @@ impl Wish {
         for Override { text, pattern, kind } in &self.overrides {
             let matching = || tensors.iter().enumerate().filter(|(_, tensor)| pattern.is_match(&tensor.name));
             let mut n_changed = 0;
-            for (index, _) in matching().filter(|(_, tensor)| !recipe::is_kept(tensor)) {
+            for (index, _) in matching().filter(|(_, tensor)| !self.recipe.keeps(tensor)) {
                 types[index] = *kind;
                 n_changed += 1;
             }

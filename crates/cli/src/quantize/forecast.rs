@@ -1,8 +1,9 @@
 //! What a file will be before it is written: its size, its bits per weight and the memory that running it takes.
 
 use crate::args::EngineArgs;
+use crate::budget::Budget;
 use crate::failure::Failure;
-use crate::load::{Budget, Source, host_failure, limits};
+use crate::load::{Source, host_failure, limits};
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
@@ -103,6 +104,6 @@ pub fn memory(import: &mut Import, emission: &Emission, args: &EngineArgs, name:
     let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
     let limits = limits(args, &source, &model);
     let plan = Plan::new(&model, &limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(&source, &gguf, &model, &plan, &SampleParams::default())?;
+    let budget = Budget::new(&source, &gguf, &model, &plan, &SampleParams::default(), None)?;
     Ok(Memory { context_tokens: limits.context_tokens, bytes: budget.with_process() })
 }

@@ -1,5 +1,7 @@
 //! What was measured for a search, kept in the user's cache, so that another size of the same model takes no second measurement.
 
+use crate::cache;
+use crate::hash::Fnv1a;
 use serde::{Deserialize, Serialize};
 use smidgen_host::atomic;
 use std::collections::BTreeMap;
@@ -44,13 +46,9 @@ impl Measured {
     }
 }
 
-/// Where measurements under `key` lie: in the folder that `SMIDGEN_CACHE` names, or the user's own for caches.
+/// Where measurements under `key` lie.
 fn path(key: &str) -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder = variable("SMIDGEN_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("smidgen")))
-        .or_else(|| Some(variable("HOME")?.join(".cache").join("smidgen")))?;
-    Some(folder.join(format!("measured-{:016x}.json", fnv_1a(key.as_bytes()))))
+    Some(cache::directory()?.join(format!("measured-{:016x}.json", Fnv1a::of(key.as_bytes()))))
 }
 
 /// What tells the file at `path` from another, or from itself at another time.
@@ -59,21 +57,4 @@ pub fn identity(path: &Path) -> String {
     let metadata = std::fs::metadata(&path).ok();
     let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
     format!("{} ({:?} bytes, {changed:?})", path.display(), metadata.map(|metadata| metadata.len()))
-}
-
-/// The FNV-1a hash of `bytes`: names a file, whose key is compared whole.
-pub fn fnv_1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_the_published_one() {
-        // Test vectors of the draft "The FNV Non-Cryptographic Hash Algorithm".
-        assert_eq!(fnv_1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
 }

@@ -6,10 +6,11 @@
 
 use super::choice::listed;
 use super::known::Known;
-use super::measured::{Measured, OfType, fnv_1a, identity};
+use super::measured::{Measured, OfType, identity};
 use super::rounding::Rounding;
 use super::text::{BATCH_TOKENS, Bench, Text};
 use crate::failure::Failure;
+use crate::hash::Fnv1a;
 use crate::load::host_failure;
 use crate::report;
 use smidgen_compress::encode::can_write;
@@ -324,7 +325,7 @@ impl Search<'_> {
     fn key(&self) -> String {
         let tokens = |sequences: &[Vec<u32>]| {
             let bytes: Vec<u8> = sequences.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
-            format!("{:016x} of {}", fnv_1a(&bytes), sequences.len())
+            format!("{:016x} of {}", Fnv1a::of(&bytes), sequences.len())
         };
         let files: Vec<String> = self.import.source().files().iter().map(|path| identity(path)).collect();
         format!(

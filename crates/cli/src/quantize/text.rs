@@ -3,6 +3,7 @@
 use super::known::Known;
 use crate::failure::Failure;
 use crate::generate;
+use crate::load::Elsewhere;
 use crate::prompt;
 use smidgen_compress::calibration::{Collector, inputs};
 use smidgen_core::engine::{self, Engine};
@@ -128,12 +129,13 @@ impl Bench<'_> {
             n_threads: self.workers.n_workers(),
             cache_k: CacheType::F32,
             cache_v: CacheType::F32,
+            keeps_all: false,
         };
         let plan = Plan::new(&model, &limits).map_err(|error| refused(error.to_string()))?;
         let mut arena = vec![0; plan.arena_bytes()];
         let mut engine = Engine::new(&model, &plan, self.isa, self.workers, &mut arena)
             .map_err(|error| refused(error.to_string()))?;
-        work(&mut engine, &model).map_err(|error| generate::refused(self.name, &gguf, error))
+        work(&mut engine, &model).map_err(|error| generate::refused(self.name, &gguf, Elsewhere::default(), error))
     }
 
     /// What `sequences` show of the inputs of the model in `image`.

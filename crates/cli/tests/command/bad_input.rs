@@ -22,6 +22,8 @@ fn wrong_usage_exits_2() {
     refused(&["run", "-c", "many"], 2, "many");
     refused(&["run", "-b", "0"], 2, "at least 1");
     refused(&["run", "-t", "0"], 2, "1 to 1024");
+    let crowded = smidgen(&["run", "-p", "a", "-n", "1", "-t", "300"]);
+    assert!(crowded.status == Some(0) && crowded.stderr.contains("300 threads share"), "{}", crowded.stderr);
     refused(&["run", "--ctk", "f64"], 2, "f32, f16, q8_0");
     refused(&["run", "--ram", "lots"], 2, "4096, 200M, 1.5G");
     refused(&["run", "--isa", "abacus"], 2, "scalar");
@@ -130,5 +132,6 @@ fn a_full_disk_exits_1() {
 #[test]
 fn a_budget_that_does_not_suffice_exits_3_before_loading() {
     refused(&["run", "-p", "a", "--ram", "3M"], 3, "more than --ram 3.00 MiB");
-    refused(&["chat", "--ram", "3M"], 3, "smidgen plan");
+    refused(&["chat", "--ram", "3400K"], 3, "it fits with -c ");
+    refused(&["run", "-p", "a", "--ram", "1M"], 3, "nothing would make it fit");
 }

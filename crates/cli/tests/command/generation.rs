@@ -188,3 +188,114 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
+
+/// A guess spares a pass, and changes nothing: not greedily, not with a seed, not where a text ends.
+#[test]
+fn guesses_never_change_the_text() {
+    let prompt = ["run", "-p", "The cat sat. The cat sat. The", "--json"];
+    for sampling in
+        [&["--temp", "0"][..], &["-s", "7"], &["-s", "8", "--repeat-penalty", "1.3"], &["--temp", "0", "--stop", "."]]
+    {
+        let alone = [&prompt[..], &["-n", "48"], sampling].concat();
+        let want = smidgen(&alone).json();
+        for draft in
+            [&["--draft", "ngram"][..], &["--draft", TALES], &["--draft", TALES, "--draft-max", "3", "-b", "2"]]
+        {
+            let got = smidgen(&[&alone, draft].concat()).json();
+            for key in ["ids", "text", "ending"] {
+                assert_eq!(got[key], want[key], "{key} with {draft:?} and {sampling:?}");
+            }
+        }
+    }
+    let greedy = [&prompt[..], &["--temp", "0", "-n", "48", "--ignore-eos"]].concat();
+    let guessed = |draft: &str| {
+        let report = smidgen(&[&greedy[..], &["--draft", draft]].concat()).json();
+        report["timings"]["guessed_tokens"].as_u64().unwrap()
+    };
+    assert!(guessed(TALES) >= 40, "a model guesses itself");
+    assert!(guessed("ngram") > 0, "a text that repeats itself");
+}
+
+#[test]
+fn a_context_is_filled_to_the_last_token_with_guesses_too() {
+    let flags = ["run", "-p", "The cat", "--temp", "0", "--ignore-eos", "-c", "20", "--json"];
+    let want = smidgen(&flags).json();
+    assert_eq!(want["ending"], "context");
+    for draft in ["ngram", TALES] {
+        let got = smidgen(&[&flags[..], &["--draft", draft]].concat()).json();
+        assert_eq!((&got["ids"], &got["ending"]), (&want["ids"], &want["ending"]), "{draft}");
+    }
+}
+
+#[test]
+fn a_draft_of_another_vocabulary_is_refused() {
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/hf/gpt2-untied-odd");
+    let refused = smidgen(&["run", "-p", "The cat", "-n", "4", "--draft", other]);
+    assert_eq!(refused.status, Some(2));
+    assert!(refused.stderr.contains("another vocabulary"), "{}", refused.stderr);
+}
+
+/// What a prompt cache spares is not computed, and changes nothing; prompts share as much of it as they begin alike.
+#[test]
+fn a_prompt_cache_never_changes_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let path = path.to_str().unwrap();
+    let run = |prompt: &str, more: &[&str]| {
+        smidgen(&[&["run", "-p", prompt, "-n", "16", "-s", "3", "--json"][..], more].concat()).json()
+    };
+    let (long, other) = ("Once upon a time there was a cat", "Once upon a time a big dog came");
+    for kind in ["f32", "q8_0"] {
+        std::fs::remove_file(path).ok();
+        let types = ["--ctk", kind, "--ctv", "f16"];
+        let mut cached = Vec::new();
+        for prompt in [long, long, other, "A", long] {
+            let want = run(prompt, &types);
+            let got = run(prompt, &[&types[..], &["--prompt-cache", path, "-b", "3"]].concat());
+            for key in ["ids", "text", "ending"] {
+                assert_eq!(got[key], want[key], "{prompt}, {kind}");
+            }
+            cached.push(got["timings"]["cached_tokens"].as_u64().unwrap());
+        }
+        assert_eq!(cached[0], 0);
+        assert!(cached[1] > cached[2] && cached[2] > 2, "{cached:?}");
+        assert!(cached[4] <= 1, "the cache holds the last prompt: {cached:?}");
+    }
+}
+
+#[test]
+fn a_prompt_cache_of_something_else_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache");
+    let path = file.to_str().unwrap();
+    let run =
+        |more: &[&str]| smidgen(&[&["run", "-p", "The cat sat", "-n", "1", "--prompt-cache", path][..], more].concat());
+    assert_eq!(run(&[]).status, Some(0));
+    let good = std::fs::read(&file).unwrap();
+    let small = folder.path().join("small.gguf");
+    let small = small.to_str().unwrap();
+    assert_eq!(smidgen(&["quantize", TALES, small, "Q4_W", "--requantize"]).status, Some(0));
+    let mut changed = good.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    let mut rows = good.clone();
+    rows[good.len() / 2] ^= 0x10;
+    let mut count = good.clone();
+    count[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
+    for (bytes, flags, complaint) in [
+        (&good, &[small][..], "another model"),
+        (&good, &["--ctk", "f16"], "other types"),
+        (&good[..good.len() - 1].to_vec(), &[], "cut short"),
+        (&good[..30].to_vec(), &[], "cut short"),
+        (&Vec::new(), &[], "no prompt cache"),
+        (&b"once upon a time there was".to_vec(), &[], "no prompt cache"),
+        (&changed, &[], "changed"),
+        (&rows, &[], "changed"),
+        (&count, &[], "cut short"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let refused = run(flags);
+        assert_eq!(refused.status, Some(2), "{complaint}: {}", refused.stderr);
+        assert!(refused.stderr.contains(complaint), "{complaint}: {}", refused.stderr);
+        assert_eq!(&std::fs::read(&file).unwrap(), bytes, "{complaint}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The `smidgen` command from outside: what it prints, where, and how it ends.
 
 mod bad_input;
+mod bench;
 mod calibrate;
 mod chat;
 #[cfg(feature = "constrain")]
@@ -10,6 +11,7 @@ mod files;
 mod generation;
 mod goldens;
 mod llama_cpp;
+mod pack;
 mod planning;
 mod quantize;
 mod smidgen;

@@ -1,0 +1,202 @@
+//! `--ram` is a promise: a run in a memory cgroup of exactly that size and no swap finishes, and its text is that of a run with
+//! all the memory there is.
+#![cfg(target_os = "linux")]
+
+mod given;
+
+use smidgen_cli::budget::PROCESS_BYTES;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
+const KIB: u64 = 1024;
+
+/// A memory cgroup (version 1 or 2) that may hold so many bytes and swap none of them; removed when dropped.
+struct Group {
+    path: PathBuf,
+    peak: &'static str,
+}
+
+impl Group {
+    /// A group of its own; `None` where this process may not make one.
+    fn new(bytes: u64) -> Option<Self> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("smidgen-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let one = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.swappiness", "memory.max_usage_in_bytes");
+        let two = ("/sys/fs/cgroup", "memory.max", "memory.swap.max", "memory.peak");
+        [one, two].into_iter().find_map(|(root, limit, swap, peak)| {
+            let group = Group { path: Path::new(root).join(&name), peak };
+            std::fs::create_dir(&group.path).ok()?;
+            std::fs::write(group.path.join(limit), bytes.to_string()).ok()?;
+            std::fs::write(group.path.join(swap), "0").ok()?;
+            Some(group)
+        })
+    }
+
+    /// Runs the command in this group.
+    fn run(&self, args: &[&str]) -> Output {
+        let enter = format!("echo $$ > '{}/cgroup.procs' && exec \"$@\"", self.path.display());
+        shell(&enter, args)
+    }
+
+    /// The most that the group held at once.
+    fn peak_bytes(&self) -> u64 {
+        std::fs::read_to_string(self.path.join(self.peak)).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Refused while a process is in it; the system removes nothing by itself, and a name is never used twice.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// Runs the command after a line of shell.
+fn shell(before: &str, args: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", before, "sh", &binary()]).args(args).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// The static build where there is one, which is the one that the limits are for.
+fn binary() -> String {
+    given::static_build().unwrap_or_else(|| env!("CARGO_BIN_EXE_smidgen").to_owned())
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A model of several megabytes: the shared one where it is, in f32.
+fn models() -> Vec<String> {
+    let mut models = vec![TALES.to_owned()];
+    models.extend(given::shared("gguf/stories260K-v1-f32.gguf"));
+    models
+}
+
+const PROMPT: [&str; 8] = ["-p", "Once upon a time", "--temp", "0", "-n", "24", "-c", "64"];
+
+/// The least `--ram` that is not refused, to a KiB.
+fn least(model: &str) -> u64 {
+    let fits =
+        |ram: u64| shell("exec \"$@\"", &["plan", model, "-c", "64", "--ram", &ram.to_string()]).status.success();
+    let (mut low, mut high) = (0, 64 << 20);
+    while high - low > KIB {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    high
+}
+
+#[test]
+fn a_run_in_a_cgroup_of_exactly_the_cap_finishes_with_the_same_text() {
+    if Group::new(64 << 20).is_none() {
+        println!("skipped: runs in a memory cgroup, which this process may not make");
+        return;
+    }
+    for model in models() {
+        let run = [&["run", &model, "--json"][..], &PROMPT].concat();
+        let want = json(&shell("exec \"$@\"", &run));
+        let least = least(&model);
+        let most = want["planned_bytes"].as_u64().unwrap() + PROCESS_BYTES;
+        assert!(least < most, "{model}: {least} to {most}");
+        for ram in [least, least + (most - least) / 3, least + (most - least) * 3 / 4, most] {
+            let text = ram.to_string();
+            let group = Group::new(ram).unwrap();
+            let got = json(&group.run(&[&run[..], &["--ram", &text]].concat()));
+            println!("{model}: {ram} bytes allowed, {} held at most", group.peak_bytes());
+            assert_eq!(got["ids"], want["ids"], "{model} in {ram}");
+            assert!(group.peak_bytes() <= ram);
+            assert_eq!(got["streamed_bytes"].as_u64() == Some(0), ram == most, "{model} in {ram}: {got}");
+        }
+    }
+}
+
+/// The embedded model in BF16 and packed: what is kept and what is streamed is unpacked within the cap.
+#[test]
+fn a_packed_file_stays_within_the_cap_too() {
+    if Group::new(64 << 20).is_none() {
+        println!("skipped: a packed file in a memory cgroup, which this process may not make");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let name = |what: &str| directory.path().join(what).to_str().unwrap().to_owned();
+    let (plain, packed) = (name("plain.gguf"), name("packed.gguf"));
+    for made in [&["convert", TALES, &plain, "--outtype", "bf16"], &["pack", &plain, &packed, "--least", "20"]] {
+        assert!(shell("exec \"$@\"", made).status.success());
+    }
+    let run = |model: &str| json(&shell("exec \"$@\"", &[&["run", model, "--json"][..], &PROMPT].concat()));
+    let want = run(&plain);
+    let least = least(&packed);
+    for ram in [least, least + 700 * KIB, 64 << 20] {
+        let group = Group::new(ram).unwrap();
+        let text = ram.to_string();
+        let got = json(&group.run(&[&["run", &packed, "--json", "--ram", &text][..], &PROMPT].concat()));
+        println!("packed: {ram} bytes allowed, {} held at most", group.peak_bytes());
+        assert_eq!(got["ids"], want["ids"], "in {ram}");
+        assert!(group.peak_bytes() <= ram);
+    }
+}
+
+/// A model that is no GGUF file is made one first, on a disk, and leaves nothing there.
+#[test]
+fn a_model_that_must_be_imported_is_kept_within_the_cap_too() {
+    let Some(model) = given::shared("hf/tales-3m") else { return };
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let run = [&["run", &model, "--json", "--spill-dir", scratch.path().to_str().unwrap()][..], &PROMPT].concat();
+    let want = json(&shell("exec \"$@\"", &run));
+    // A build with a loader takes more than the process is counted with.
+    let is_static = binary() != env!("CARGO_BIN_EXE_smidgen");
+    for ram in ["5M", "8M", "24M"] {
+        let bytes = ram.trim_end_matches('M').parse::<u64>().unwrap() << 20;
+        let capped = [&run[..], &["--ram", ram]].concat();
+        let group = Group::new(bytes).filter(|_| is_static);
+        let got = json(&group.as_ref().map_or_else(|| shell("exec \"$@\"", &capped), |group| group.run(&capped)));
+        assert_eq!(got["ids"], want["ids"], "in {ram}");
+        assert_eq!(got["streamed_bytes"].as_u64() == Some(0), ram == "24M", "in {ram}");
+        let is_small = got["peak_bytes"].as_u64().is_none_or(|peak| peak <= bytes);
+        assert!(is_small || !is_static, "in {ram}: {}", got["peak_bytes"]);
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing stays behind");
+    }
+    let refused = shell("exec \"$@\"", &[&run[..], &["--ram", "3M"]].concat());
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("importing it takes about"));
+}
+
+/// Where there are no cgroups: neither the process nor its maps grow beyond the cap and what the program itself maps.
+#[test]
+fn a_run_in_little_address_space_finishes_with_the_same_text() {
+    for model in models() {
+        let run = [&["run", &model, "--json"][..], &PROMPT].concat();
+        let want = json(&shell("exec \"$@\"", &run));
+        let empty = address_space(&["run", "-p", "a", "-n", "1", "-c", "8", "--json"]);
+        let least = least(&model).to_string();
+        let limited = format!("ulimit -v {} && exec \"$@\"", (empty + 4096 * KIB) / KIB);
+        let got = json(&shell(&limited, &[&run[..], &["--ram", &least]].concat()));
+        assert_eq!(got["ids"], want["ids"], "{model}");
+    }
+}
+
+/// The least address space, to 256 KiB, in which a run finishes.
+fn address_space(args: &[&str]) -> u64 {
+    let runs = |kib: u64| shell(&format!("ulimit -v {kib} && exec \"$@\""), args).status.success();
+    let (mut low, mut high) = (0, 1 << 20);
+    while high - low > 256 {
+        let middle = low + (high - low) / 2;
+        if runs(middle) { high = middle } else { low = middle }
+    }
+    high * KIB
+}
+
+#[test]
+fn what_cannot_fit_is_refused_before_anything_is_read() {
+    for model in models() {
+        let ram = (least(&model) - 2 * KIB).to_string();
+        let refused = shell("exec \"$@\"", &[&["run", &model][..], &PROMPT, &["--ram", &ram]].concat());
+        assert_eq!(refused.status.code(), Some(3), "{}", String::from_utf8_lossy(&refused.stderr));
+        assert!(refused.stdout.is_empty());
+    }
+}
