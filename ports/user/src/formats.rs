@@ -36,7 +36,8 @@ pub struct Scratch {
     bytes: [u8; ROWS * COLUMNS * 4],
     blocks: [[i8; BLOCK]; TOKENS * COLUMNS / BLOCK],
     scales: [f32; TOKENS * COLUMNS / BLOCK],
-    sums: [i32; TOKENS * COLUMNS / BLOCK],
+    sums: [[i32; 2]; TOKENS * COLUMNS / BLOCK],
+    rests: [[i8; BLOCK]; TOKENS * COLUMNS / BLOCK],
     products: [f32; TOKENS * ROWS],
 }
 
@@ -47,7 +48,8 @@ impl Scratch {
         bytes: [0; ROWS * COLUMNS * 4],
         blocks: [[0; BLOCK]; TOKENS * COLUMNS / BLOCK],
         scales: [0.0; TOKENS * COLUMNS / BLOCK],
-        sums: [0; TOKENS * COLUMNS / BLOCK],
+        sums: [[0; 2]; TOKENS * COLUMNS / BLOCK],
+        rests: [[0; BLOCK]; TOKENS * COLUMNS / BLOCK],
         products: [0.0; TOKENS * ROWS],
     };
 
@@ -85,9 +87,10 @@ impl Scratch {
 
         let matrix = Matrix::new(bytes, kind, ROWS, columns)?;
         let x = values.get(..TOKENS * columns)?;
-        let mut activations = Activations { q: &mut self.blocks, scale: &mut self.scales, sum: &mut self.sums };
+        let mut activations =
+            Activations { q: &mut self.blocks, scale: &mut self.scales, sum: &mut self.sums, rest: &mut self.rests };
         activations.quantize(isa, x, columns, &[&matrix]);
-        matmul(Crew { isa, workers: &Single }, &matrix, Vector::EMPTY, x, &activations, &mut self.products);
+        matmul(Crew { isa, workers: &Single }, (&matrix, 0), Vector::EMPTY, x, &activations, &mut self.products);
         hash.add(&self.products);
 
         for (row, values) in bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(columns)) {

@@ -5,6 +5,7 @@
 //! the name must be the same on every machine; `cargo xtask ports` sees to that.
 #![no_std]
 #![no_main]
+#![cfg_attr(any(target_arch = "mips", target_arch = "sparc64"), feature(asm_experimental_arch))]
 
 mod formats;
 mod system;
@@ -34,6 +35,7 @@ const LIMITS: Limits = Limits {
     n_threads: 1,
     cache_k: CacheType::F32,
     cache_v: CacheType::F16,
+    keeps_all: false,
 };
 
 static mut MODEL: [u8; MODEL_BYTES] = [0; MODEL_BYTES];

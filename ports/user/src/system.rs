@@ -60,6 +60,7 @@ core::arch::global_asm!(
     "pop {{r7, pc}}",
 );
 
+// Here the kernel gives the number of an error as it is, and says beside it that it is one; the others give it negative.
 #[cfg(target_arch = "powerpc")]
 core::arch::global_asm!(
     ".globl _start, smidgen_system_call",
@@ -72,6 +73,8 @@ core::arch::global_asm!(
     "mr 4, 5",
     "mr 5, 6",
     "sc",
+    "bnslr",
+    "neg 3, 3",
     "blr",
 );
 
@@ -88,6 +91,61 @@ core::arch::global_asm!(
     "br %r14",
 );
 
+#[cfg(target_arch = "riscv64")]
+core::arch::global_asm!(
+    ".globl _start, smidgen_system_call",
+    "_start: andi sp, sp, -16",
+    "call smidgen_start",
+    "smidgen_system_call: mv a7, a0",
+    "mv a0, a1",
+    "mv a1, a2",
+    "mv a2, a3",
+    "ecall",
+    "ret",
+);
+
+// As for PowerPC.
+#[cfg(target_arch = "mips")]
+core::arch::global_asm!(
+    ".set push",
+    ".set noreorder",
+    ".globl _start, smidgen_system_call",
+    "_start: addiu $sp, $sp, -64",
+    "la $t9, smidgen_start",
+    "jalr $t9",
+    "nop",
+    "smidgen_system_call: move $v0, $a0",
+    "move $a0, $a1",
+    "move $a1, $a2",
+    "move $a2, $a3",
+    "syscall",
+    "beqz $a3, 1f",
+    "nop",
+    "negu $v0, $v0",
+    "1: jr $ra",
+    "nop",
+    ".set pop",
+);
+
+// As for PowerPC.
+#[cfg(target_arch = "sparc64")]
+core::arch::global_asm!(
+    ".globl _start, smidgen_system_call",
+    "_start: sub %sp, 192, %sp",
+    "call smidgen_start",
+    "nop",
+    "smidgen_system_call: mov %o0, %g1",
+    "mov %o1, %o0",
+    "mov %o2, %o1",
+    "mov %o3, %o2",
+    "ta 0x6d",
+    "bcc,pt %xcc, 1f",
+    "nop",
+    "neg %o0",
+    "1: retl",
+    "nop",
+);
+
 unsafe extern "C" {
     fn smidgen_system_call(number: usize, a: usize, b: usize, c: usize) -> isize;
 }
@@ -101,9 +159,11 @@ struct Numbers {
 
 #[cfg(target_arch = "x86_64")]
 const NUMBERS: Numbers = Numbers { read: 0, write: 1, exit: 60 };
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 const NUMBERS: Numbers = Numbers { read: 63, write: 64, exit: 93 };
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(target_arch = "mips")]
+const NUMBERS: Numbers = Numbers { read: 4003, write: 4004, exit: 4001 };
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64", target_arch = "mips")))]
 const NUMBERS: Numbers = Numbers { read: 3, write: 4, exit: 1 };
 
 /// Reads standard input to its end into `buffer`; `None` when it does not fit or cannot be read.
@@ -145,8 +205,9 @@ pub fn exit(status: u8) -> ! {
 }
 
 /// Makes every f32 operation round once, as IEEE 754 says: the x87 computes with more bits unless it is told not to.
+/// Where there is no x87 there is nothing to tell.
 pub fn set_float_precision() {
-    #[cfg(all(target_arch = "x86", not(target_feature = "sse")))]
+    #[cfg(all(target_arch = "x86", not(target_feature = "sse"), not(target_abi = "softfloat")))]
     {
         let control: u16 = 0x007f;
         // SAFETY: reads two bytes that live on this stack; all exceptions stay masked, rounding stays to nearest.
