@@ -16,8 +16,14 @@ use std::hint::black_box;
 /// What a caller with little memory would grant.
 const ARENA_BYTES: usize = 1 << 20;
 const N_LAYERS: usize = 64;
-const LIMITS: Limits =
-    Limits { context_tokens: 4, batch_tokens: 2, n_threads: 1, cache_k: CacheType::Q8_0, cache_v: CacheType::Q4_0 };
+const LIMITS: Limits = Limits {
+    context_tokens: 4,
+    batch_tokens: 2,
+    n_threads: 1,
+    cache_k: CacheType::Q8_0,
+    cache_v: CacheType::Q4_0,
+    keeps_all: false,
+};
 const TEXT: &str = "Once upon a time, 12\u{a0}\u{1f600} <|x|></s>\n\n e\u{301}\0";
 
 fuzz_target!(|data: &[u8]| {

@@ -2,6 +2,7 @@
 
 llama2c/*.bin: checkpoints of one layer, as `export.py` of llama2.c writes them (legacy, version 1, version 2).
 llama2c_tokenizer/tokenizer.bin: five pieces.
+packed/packed-index.bin: what `fuzz_targets/packed.rs` reads, an offset and a length and the index of `docs/packed.md` for one tensor.
 tokenizer_model/{bpe,unigram}-tokenizer.model: `ModelProto` of `sentencepiece_model.proto`, written field by field.
 """
 
@@ -28,6 +29,16 @@ def floats(n):
 def groups(n):
     """Signed bytes, then one scale for each group of them."""
     return bytes((7 * i) % 256 for i in range(n)) + floats(n // GROUP)
+
+
+def packed():
+    """Three rows of a block of 34 bytes behind a header of 100 and before ten bytes more, packed in two blocks of 60 and 40."""
+    frequencies = struct.pack("<256H", 2048 - 255, *([1] * 255))
+    planes = [struct.pack("<2I", 1, 0), struct.pack("<2I", 1, 1) + frequencies, struct.pack("<2I", 32, 0)]
+    code = struct.pack("<2I", 34, len(planes)) + b"".join(planes)
+    tensor = struct.pack("<2Q5I", 100, 3, 34, 2, 0, 60, 40)
+    index = struct.pack("<IQ", 1, 50) + struct.pack("<I", 1) + code + struct.pack("<I", 1) + tensor
+    write("packed/packed-index.bin", struct.pack("<IQ", 210, 212) + index)
 
 
 def llama2c():
@@ -68,5 +79,6 @@ def tokenizer_model():
 
 
 llama2c()
+packed()
 tokenizer_bin()
 tokenizer_model()

@@ -4,12 +4,16 @@ use crate::install;
 use crate::step::{self, ONE, Report, Stop, cargo, run};
 
 /// The manifests of the workspaces beside this one.
-const APART: &[&str] = &["fuzz/Cargo.toml", "ports/user/Cargo.toml"];
+const APART: &[&str] =
+    &["fuzz/Cargo.toml", "ports/user/Cargo.toml", "ports/teller/Cargo.toml", "ports/libsmidgen/Cargo.toml"];
+/// Those of programs that only a foreign compiler takes, and of the Python module: they are formatted, and their tests build them.
+const FOREIGN: &[&str] =
+    &["ports/cortex-m/Cargo.toml", "ports/riscv/Cargo.toml", "ports/powermac/Cargo.toml", "ports/python/Cargo.toml"];
 
 /// Formatting, clippy, documentation, dependencies and the house rules.
 pub(crate) fn all(report: &mut Report) {
     report.step("fmt", |_| {
-        for manifest in APART {
+        for manifest in APART.iter().chain(FOREIGN) {
             run(&mut cargo(&["fmt", "--check", "--manifest-path", manifest]))?;
         }
         run(&mut cargo(&["fmt", "--all", "--check"]))

@@ -17,6 +17,7 @@ struct Target {
 const TARGETS: &[Target] = &[
     Target { name: "gguf", seeds: &[".gguf"], max_bytes: 1 << 18 },
     Target { name: "imatrix", seeds: &["imatrix-gpt2-untied-odd.gguf"], max_bytes: 1 << 14 },
+    Target { name: "packed", seeds: &["packed-index.bin"], max_bytes: 1 << 13 },
     Target { name: "safetensors", seeds: &[".safetensors"], max_bytes: 1 << 17 },
     Target { name: "tokenizer_json", seeds: &["tokenizer.json"], max_bytes: 1 << 15 },
     Target { name: "tokenizer_model", seeds: &["tokenizer.model"], max_bytes: 1 << 14 },

@@ -1,4 +1,4 @@
-//! What the tests need and a fresh machine lacks: emulators, nightly parts, a Python environment, two cargo tools.
+//! What the tests need and a fresh machine lacks: emulators, nightly parts, a Python environment, three cargo tools.
 //!
 //! What is there already is left alone. What cannot be tried here (no root, no rustup) is skipped with a line that says
 //! so, and the tests that need it skip in turn; what was tried and did not work is a failure.
@@ -6,10 +6,38 @@
 use crate::step::{ONE, Report, Stop, cargo, output, program, run, works};
 use std::path::{Path, PathBuf};
 
-/// cargo-deny and cargo-fuzz, at the versions that the checks were written with.
-const TOOLS: &[(&str, &str)] = &[("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
+/// cargo-deny, cargo-fuzz and cbindgen, at the versions that the checks were written with.
+const TOOLS: &[(&str, &str)] = &[("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2"), ("cbindgen", "0.29.4")];
 /// What pip installs for tests that compare with other implementations.
-const REQUIREMENTS: &str = "tools/tokenizer_requirements.txt";
+const REQUIREMENTS: &str = "tools/test_requirements.txt";
+
+/// Programs that the ports are tried with, and the packages that bring them.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-ppc", "qemu-user"),
+    ("qemu-system-arm", "qemu-system-arm"),
+    ("qemu-system-ppc", "qemu-system-ppc"),
+    ("qemu-system-riscv32", "qemu-system-misc"),
+    ("m68k-linux-gnu-gcc", "gcc-m68k-linux-gnu"),
+    ("clang", "clang"),
+    ("genisoimage", "genisoimage"),
+    ("node", "nodejs"),
+    ("valgrind", "valgrind"),
+];
+
+/// Programs that only `cargo xtask ports` needs, as a whole.
+const FURTHER: &[(&str, &str)] = &[
+    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64"),
+    ("wine", "wine"),
+    ("wine", "wine64"),
+    ("powerpc-linux-gnu-gcc", "gcc-powerpc-linux-gnu"),
+    ("powerpc-linux-gnu-gcc", "libc6-dev-powerpc-cross"),
+    ("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),
+    ("s390x-linux-gnu-gcc", "libc6-dev-s390x-cross"),
+    ("avr-gcc", "gcc-avr"),
+    ("avr-gcc", "avr-libc"),
+    ("simavr", "simavr"),
+    ("chromium", "chromium"),
+];
 
 /// A copy of the requirements that were installed, so that a second run has nothing to do.
 const STAMP: &str = ".venv/installed.txt";
@@ -17,11 +45,17 @@ const STAMP: &str = ".venv/installed.txt";
 /// Installs everything, one step each.
 pub(crate) fn all(report: &mut Report) {
     report.step("install: nightly parts", |_| nightly_parts());
-    report.step("install: emulators", |_| packages());
+    report.step("install: emulators", |_| packages(PROGRAMS));
     report.step("install: Python environment", |_| python_environment());
     for (name, version) in TOOLS {
         report.step(&format!("install: {name}"), |_| cargo_tool(name, version));
     }
+}
+
+/// Installs what the whole of `cargo xtask ports` needs and the tests do not.
+pub(crate) fn further(report: &mut Report) {
+    report.step("install: emulators", |_| packages(PROGRAMS));
+    report.step("install: further compilers and emulators", |_| packages(FURTHER));
 }
 
 /// Where `name` can be run: the copy that [`all`] installed.
@@ -82,10 +116,12 @@ fn nightly_parts() -> Result<crate::step::Counts, Stop> {
 }
 
 /// Debian's packages, through root or sudo.
-fn packages() -> Result<crate::step::Counts, Stop> {
+fn packages(programs: &[(&str, &'static str)]) -> Result<crate::step::Counts, Stop> {
     let mut wanted = Vec::new();
-    if !is_on_path("qemu-ppc") {
-        wanted.push("qemu-user");
+    for (name, package) in programs {
+        if !is_on_path(name) {
+            wanted.push(*package);
+        }
     }
     if !has_nightly_source() && !has_debian_source() {
         wanted.extend(["rustc-web", "rust-web-src"]);
@@ -131,6 +167,23 @@ fn python_environment() -> Result<crate::step::Counts, Stop> {
     run(&mut program(".venv/bin/python", &["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]))?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(ONE)
+}
+
+/// The folder of programs of a Python environment in `target/tools` that holds these packages, made when it is not there: for
+/// tests that do not run on every change.
+pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf, Stop> {
+    if !works(&mut program("python3", &["-c", "import ensurepip, venv"])) {
+        return Err(Stop::Skipped("there is no python3 with venv".into()));
+    }
+    let folder = tools_folder().join(name);
+    let (stamp, wanted) = (folder.join("installed.txt"), packages.join("\n"));
+    if !std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        run(program("python3", &["-m", "venv", "--clear"]).arg(&folder))?;
+        let python = folder.join("bin/python").to_string_lossy().into_owned();
+        run(program(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+        std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
+    }
+    Ok(folder.join("bin"))
 }
 
 /// A cargo tool in `target/tools`, built without optimization: building it is most of what it costs.

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer repeats.
 
+mod bench;
 mod check;
 mod fuzz;
 mod install;
@@ -28,7 +29,7 @@ enum Command {
     Check,
     /// The house rules alone
     Tidy,
-    /// Install what the tests need: emulators, nightly parts, a Python environment, cargo-deny and cargo-fuzz
+    /// Install what the tests need: emulators, nightly parts, a Python environment, cargo-deny, cargo-fuzz and cbindgen
     Install,
     /// Fuzz every parser
     Fuzz {
@@ -40,7 +41,36 @@ enum Command {
         only: Option<String>,
     },
     /// Build the engine for foreign machines, run it under emulation and compare every bit
-    Ports,
+    Ports {
+        /// Only one machine of each kind, as the tests do
+        #[arg(long)]
+        sample: bool,
+        /// Only some parts, with commas between: user, boards, powermac, c, web, cli, python
+        #[arg(long, value_name = "PARTS")]
+        only: Option<String>,
+        /// Write what each board takes to this record
+        #[arg(long, value_name = "FILE")]
+        record: Option<PathBuf>,
+    },
+    /// Make the disc that a Power Macintosh starts from: target/ports/disc.iso
+    Disc,
+    /// Measure beside other programs and write the record
+    Bench {
+        #[command(subcommand)]
+        beside: Beside,
+    },
+}
+
+#[derive(Subcommand)]
+enum Beside {
+    /// Install llama.cpp from source, make the models, and time both programs alternately on the same files
+    Peers {
+        /// Passed on to tools/bench_peers.py: --models, --types, --threads, --repetitions
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run both under memory caps, and find the least memory in which small models run; needs root and cgroups of version 1
+    Ram,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +81,15 @@ fn main() -> ExitCode {
         Command::Tidy => check::tidy(&mut report),
         Command::Install => install::all(&mut report),
         Command::Fuzz { seconds, only } => fuzz::all(&mut report, seconds, only.as_deref()),
-        Command::Ports => ports::all(&mut report),
+        Command::Ports { sample, only, record } => {
+            let extent = if sample { ports::Extent::Sample } else { ports::Extent::All };
+            ports::all(&mut report, extent, only.as_deref(), record.as_deref())
+        }
+        Command::Disc => {
+            report.step("disc", |_| ports::powermac::image());
+        }
+        Command::Bench { beside: Beside::Peers { arguments } } => bench::peers(&mut report, &arguments),
+        Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),
     }
     report.close()
 }

@@ -51,7 +51,7 @@ pub(crate) fn all(report: &mut Report) {
             false => Err(Stop::Failed(format!("its text does not go on after the prompt: {text:?}"))),
         }
     });
-    ports::all(report);
+    ports::all(report, ports::Extent::Sample, None, None);
     fuzz::all(report, FUZZ_SECONDS, None);
 }
 

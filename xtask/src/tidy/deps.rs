@@ -32,7 +32,7 @@ const EDGES: &[Edges] = &[
     },
     Edges {
         name: "smidgen",
-        ours: &["smidgen-core", "smidgen-host", "smidgen-compress", "smidgen-train"],
+        ours: &["smidgen-core", "smidgen-host", "smidgen-compress", "smidgen-teller", "smidgen-train"],
         in_tests: &["smidgen-reference"],
         others: None,
     },

@@ -7,11 +7,13 @@ use super::{Finding, Source};
 const ORDER: &[&str] = &[
     "bytes",
     "half",
+    "packed",
     "simd",
     "quant",
     "arena",
     "workers",
     "kv",
+    "store",
     "ops",
     "gguf",
     "tokenizer",

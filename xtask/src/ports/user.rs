@@ -4,8 +4,9 @@
 //! set that the CPU has. On x86-64 it runs natively; everywhere else in QEMU's user mode, whose CPU models refuse what
 //! the real ones lack.
 
+use super::{Extent, toolchain};
 use crate::install;
-use crate::step::{self, Counts, Report, Stop, cargo, output, program, run};
+use crate::step::{self, Counts, Report, Stop, output, program, run};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,29 +16,58 @@ struct Machine {
     target: &'static str,
     cpu: &'static str,
     emulators: &'static [&'static [&'static str]],
+    /// Whether every change has to pass it.
+    sample: bool,
 }
 
-const NATIVE: &str = "x86_64-unknown-linux-gnu";
-
 const MACHINES: &[Machine] = &[
-    Machine { target: NATIVE, cpu: "x86-64", emulators: &[] },
+    Machine { target: toolchain::NATIVE, cpu: "x86-64", emulators: &[], sample: true },
     // The Power Macintosh G3: 32 bits, big-endian.
-    Machine { target: "powerpc-unknown-linux-gnu", cpu: "750", emulators: &[&["qemu-ppc", "-cpu", "750"]] },
+    Machine {
+        target: "powerpc-unknown-linux-gnu",
+        cpu: "750",
+        emulators: &[&["qemu-ppc", "-cpu", "750"]],
+        sample: true,
+    },
     Machine {
         target: "aarch64-unknown-linux-gnu",
         cpu: "generic",
         emulators: &[&["qemu-aarch64", "-cpu", "max"], &["qemu-aarch64", "-cpu", "cortex-a53"]],
+        sample: true,
     },
     // The Raspberry Pi Zero.
     Machine {
         target: "arm-unknown-linux-gnueabihf",
         cpu: "arm1176jzf-s",
         emulators: &[&["qemu-arm", "-cpu", "arm1176"]],
+        sample: true,
     },
     // The first Pentium: floats in the x87, no SSE.
-    Machine { target: "i586-unknown-linux-gnu", cpu: "pentium", emulators: &[&["qemu-i386", "-cpu", "pentium"]] },
+    Machine {
+        target: "i586-unknown-linux-gnu",
+        cpu: "pentium",
+        emulators: &[&["qemu-i386", "-cpu", "pentium"]],
+        sample: true,
+    },
     // 64 bits, big-endian.
-    Machine { target: "s390x-unknown-linux-gnu", cpu: "z10", emulators: &[&["qemu-s390x"]] },
+    Machine { target: "s390x-unknown-linux-gnu", cpu: "z10", emulators: &[&["qemu-s390x"]], sample: true },
+    // The same, and nothing may lie at an odd address.
+    Machine { target: "sparc64-unknown-linux-gnu", cpu: "v9", emulators: &[&["qemu-sparc64"]], sample: false },
+    // 32 bits, big-endian, nothing at an odd address.
+    Machine { target: "mips-unknown-linux-gnu", cpu: "mips32", emulators: &[&["qemu-mips"]], sample: false },
+    Machine {
+        target: "riscv64gc-unknown-linux-gnu",
+        cpu: "generic-rv64",
+        emulators: &[&["qemu-riscv64"]],
+        sample: false,
+    },
+    // A 486 without a floating-point unit, which Rust has no target for.
+    Machine {
+        target: "ports/user/i486-soft.json",
+        cpu: "i486",
+        emulators: &[&["qemu-i386", "-cpu", "486"]],
+        sample: false,
+    },
 ];
 
 /// Where the checkpoints lie, and what each weight type is tried on.
@@ -48,18 +78,19 @@ const OUTTYPES: &[&str] = &["f32", "f16", "bf16", "q8_0"];
 const EMBEDDED: &str = "models/tales.gguf";
 
 /// A model to run: its name, its file, and what the program must print of it.
-struct Model {
-    name: String,
-    path: PathBuf,
-    expected: String,
+#[derive(Clone)]
+pub(super) struct Model {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) expected: String,
 }
 
-/// Builds, converts and compares.
-pub(crate) fn all(report: &mut Report) {
-    if !report.step("ports: build", |_| build()) {
-        return;
-    }
+/// Builds, converts and compares; gives the models and what every machine must print of them.
+pub(super) fn all(report: &mut Report, extent: Extent) -> Vec<Model> {
     let mut models = Vec::new();
+    if !report.step("ports: build", |_| build(extent)) {
+        return models;
+    }
     report.step("ports: x86_64, every kernel set", |_| {
         models = convert()?;
         for model in &mut models {
@@ -67,59 +98,36 @@ pub(crate) fn all(report: &mut Report) {
         }
         Ok(Counts { passed: models.len(), failed: 0 })
     });
-    for machine in MACHINES {
+    for machine in machines(extent) {
         for emulator in machine.emulators {
             report.step(&format!("ports: {}", emulator.join(" ")), |_| emulate(machine, emulator, &models));
         }
     }
+    models
 }
 
-/// `cargo build` with a compiler that comes with the source of its own standard library.
-fn build_command() -> Option<Command> {
-    if install::has_nightly_source() {
-        return Some(cargo(&["+nightly", "build"]));
-    }
-    install::has_debian_source().then(|| {
-        let mut command = cargo(&["build"]);
-        command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-        command
-    })
+/// The machines to try.
+fn machines(extent: Extent) -> impl Iterator<Item = &'static Machine> {
+    MACHINES.iter().filter(move |machine| machine.sample || extent == Extent::All)
 }
 
 /// Builds the program for every machine at once: no C library, no start files, one static program each.
-fn build() -> Result<Counts, Stop> {
-    let mut command =
-        build_command().ok_or(Stop::Skipped("no compiler here has the source of its standard library".into()))?;
-    let linker = install::sysroot("stable")
-        .map(|root| root.join("lib/rustlib").join(NATIVE).join("bin/rust-lld"))
-        .filter(|path| path.is_file())
-        .ok_or(Stop::Skipped("the stable toolchain brings no rust-lld".into()))?;
+fn build(extent: Extent) -> Result<Counts, Stop> {
+    let mut command = toolchain::with_source()?;
     command.args(["--release", "--locked", "--quiet", "--manifest-path", "ports/user/Cargo.toml"]);
-    command.args(["-Zbuild-std=core", "-Zbuild-std-features=compiler-builtins-mem"]);
-    for machine in MACHINES {
-        let variable = format!("CARGO_TARGET_{}_RUSTFLAGS", machine.target.to_uppercase().replace('-', "_"));
-        let flags = [
-            &format!("-Clinker={}", linker.display()),
-            "-Clinker-flavor=ld.lld",
-            "-Crelocation-model=static",
-            "-Ctarget-feature=+crt-static",
-            "-Clink-args=-static",
-            "-Clink-args=-e_start",
-            &format!("-Ctarget-cpu={}", machine.cpu),
-        ];
-        command.args(["--target", machine.target]).env(variable, flags.join(" "));
+    for machine in machines(extent) {
+        toolchain::add_target(&mut command, machine.target, machine.cpu)?;
     }
     run(&mut command)
 }
 
 /// The program of `machine`.
 fn binary(target: &str) -> PathBuf {
-    crate::root().join("ports/user/target").join(target).join("release/smidgen-user")
+    crate::root().join("ports/user/target").join(toolchain::name(target)).join("release/smidgen-user")
 }
 
 /// Every checkpoint as GGUF in every weight type, through the command that a user would type.
-fn convert() -> Result<Vec<Model>, Stop> {
-    run(&mut cargo(&["build", "--release", "--locked", "--quiet"]))?;
+pub(super) fn convert() -> Result<Vec<Model>, Stop> {
     let root = crate::root();
     let folder = root.join("target/ports");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -142,7 +150,7 @@ fn convert() -> Result<Vec<Model>, Stop> {
 
 /// What the program prints here, once it is sure that every kernel set prints the same.
 fn native(model: &Path) -> Result<String, Stop> {
-    let text = output(Command::new(binary(NATIVE)).stdin(open(model)?))?;
+    let text = output(Command::new(binary(toolchain::NATIVE)).stdin(open(model)?))?;
     agreed(&text).ok_or(Stop::Failed(format!("{}: the kernel sets differ:\n{text}", model.display())))
 }
 

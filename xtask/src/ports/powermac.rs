@@ -1,0 +1,178 @@
+//! The Power Macintosh G3 and the iMac, with 32 MB and without an operating system.
+
+use super::story::{self, Desktop, Story};
+use super::weights::Weights;
+use super::{Extent, folder, toolchain};
+use crate::install;
+use crate::step::{Counts, ONE, Report, Stop, output, program, run};
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const EMULATOR: &str = "qemu-system-ppc";
+const TARGET: &str = "powerpc-unknown-linux-gnu";
+/// The machines: the beige G3 of 1997, and QEMU's kin of the iMac.
+const MACHINES: &[&str] = &["g3beige", "mac99"];
+const MODEL: &str = "models/tales.gguf";
+const CONTEXT_TOKENS: usize = 64;
+const N_NEW: usize = 40;
+/// Further models, and how many tokens of each are told: small ones for the text, the last for its size.
+const MODELS: &[(Weights, usize)] =
+    &[(Weights::Babyllama("q4_w"), 40), (Weights::Tales3M("q4_w"), 40), (Weights::Random15M("q4_0"), 8)];
+/// Where the program looks for a model that is in memory already.
+const MODEL_ADDRESS: &str = "0x00100000";
+
+/// Runs the machines; gives a row of the record for each that told its story.
+pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) -> Vec<Value> {
+    let mut rows = Vec::new();
+    let mut expected = String::new();
+    let model = crate::root().join(MODEL);
+    let story = Story { model: &model, context_tokens: CONTEXT_TOKENS, n_new: N_NEW, cache: "f32" };
+    let ready = report.step("ports: Power Macintosh, build", |_| {
+        if !install::is_on_path(EMULATOR) {
+            return Err(Stop::Skipped(format!("there is no {EMULATOR}")));
+        }
+        expected = desktop.tell(&story)?;
+        build(false)
+    });
+    if !ready || expected.is_empty() {
+        return rows;
+    }
+    for machine in MACHINES {
+        report.step(&format!("ports: {machine}, model in memory"), |_| {
+            let printed = output(&mut from_memory(machine, &story)?)?;
+            rows.push(story::row(machine, &story, &printed));
+            story::compare(machine, &printed, &expected)
+        });
+    }
+    if extent == Extent::All {
+        for &(weights, n_new) in MODELS {
+            report.step(&format!("ports: Power Macintosh, {weights:?}"), |_| {
+                let model = weights.model()?;
+                let story = Story { model: &model, n_new, ..story };
+                let expected = desktop.tell(&story)?;
+                for machine in MACHINES {
+                    let printed = output(&mut from_memory(machine, &story)?)?;
+                    rows.push(story::row(machine, &story, &printed));
+                    story::compare(machine, &printed, &expected)?;
+                }
+                Ok(Counts { passed: MACHINES.len(), failed: 0 })
+            });
+        }
+        report.step("ports: Power Macintosh, from a disc", |_| {
+            let disc = disc(&model)?;
+            let mut counts = Counts::default();
+            for machine in MACHINES {
+                story::compare(machine, &from_disc(machine, &disc)?, &expected)?;
+                counts.passed += 1;
+            }
+            Ok(counts)
+        });
+    }
+    rows
+}
+
+/// Builds the program: to be loaded by QEMU itself or, for a `disc`, by Open Firmware.
+fn build(disc: bool) -> Result<Counts, Stop> {
+    let mut command = toolchain::with_source()?;
+    // With the other program of this target, so that `core` is built once.
+    command.args(["--release", "--locked", "--quiet", "--manifest-path", "ports/powermac/Cargo.toml"]);
+    command.args(["--target-dir", "ports/user/target"]);
+    toolchain::add_target(&mut command, TARGET, "750")?;
+    if disc {
+        command.args(["--features", "disc"]);
+    }
+    run(&mut command)
+}
+
+fn binary() -> PathBuf {
+    crate::root().join("ports/user/target").join(TARGET).join("release/smidgen-powermac")
+}
+
+/// The machine with 32 MB, its serial port where our output is.
+fn emulator(machine: &str) -> Command {
+    let words = [
+        "300",
+        EMULATOR,
+        "-M",
+        machine,
+        "-cpu",
+        "750",
+        "-m",
+        "32",
+        "-vga",
+        "none",
+        "-net",
+        "none",
+        "-nographic",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ];
+    program("timeout", &words)
+}
+
+/// The program and, beside it in memory, the model; the prompt in the boot arguments.
+fn from_memory(machine: &str, story: &Story<'_>) -> Result<Command, Stop> {
+    let Story { model, context_tokens, n_new, .. } = story;
+    let n_bytes = std::fs::metadata(model).map_err(|error| format!("{}: {error}", model.display()))?.len();
+    let mut command = emulator(machine);
+    command.args(["-icount", "shift=0,sleep=off", "-kernel"]).arg(binary());
+    command.arg("-device").arg(format!("loader,file={},addr={MODEL_ADDRESS},force-raw=on", model.display()));
+    let arguments = format!("context={context_tokens} new={n_new} prompt={}", story::PROMPT);
+    command.arg("-append").arg(format!("model=@{},{n_bytes:x} {arguments}", MODEL_ADDRESS.trim_start_matches("0x")));
+    Ok(command)
+}
+
+/// A disc image, HFS and ISO 9660 at once, with the program and the model.
+fn disc(model: &Path) -> Result<PathBuf, Stop> {
+    if !install::is_on_path("genisoimage") {
+        return Err(Stop::Skipped("there is no genisoimage".into()));
+    }
+    build(true)?;
+    let folder = folder()?.join("disc");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let readme = crate::root().join("ports/powermac/README.md");
+    for (from, name) in [(binary().as_path(), "smidgen.elf"), (model, "model.gguf"), (readme.as_path(), "README.md")] {
+        std::fs::copy(from, folder.join(name)).map_err(|error| format!("{}: {error}", from.display()))?;
+    }
+    let image = folder.with_extension("iso");
+    let words = ["-quiet", "-hfs", "-part", "-V", "SMIDGEN", "-hfs-volid", "SMIDGEN", "-J", "-r", "-o"];
+    output(program("genisoimage", &words).arg(&image).arg(&folder))?;
+    // The build that the other tests of this target expect.
+    build(false)?;
+    Ok(image)
+}
+
+/// Boots from the disc, the model read by the firmware, and types the prompt on the serial line.
+fn from_disc(machine: &str, disc: &Path) -> Result<String, Stop> {
+    let mut command = emulator(machine);
+    command.arg("-cdrom").arg(disc).args(["-boot", "d", "-prom-env", "boot-device=cd:,\\smidgen.elf", "-prom-env"]);
+    command.arg(format!("boot-file=model=cd:,\\model.gguf context={CONTEXT_TOKENS} new={N_NEW}"));
+    // Hexadecimal: where the firmware first puts the file, which it moves to where it is to run.
+    command.args(["-prom-env", "load-base=800000"]);
+    let failed = |error: std::io::Error| Stop::Failed(format!("{EMULATOR}: {error}"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    if let Some(mut keys) = child.stdin.take() {
+        // The line waits in the emulator until the program asks for it; what it echoes before is the firmware's.
+        keys.write_all(format!("{}\r", story::PROMPT).as_bytes()).map_err(failed)?;
+        let printed = child.wait_with_output().map_err(failed)?;
+        drop(keys);
+        return Ok(after_prompt(&String::from_utf8_lossy(&printed.stdout)).to_string());
+    }
+    Err(Stop::Failed(format!("{EMULATOR} takes no input")))
+}
+
+/// What came after the line that was typed.
+fn after_prompt(printed: &str) -> &str {
+    printed.rsplit_once("[smidgen] a model of").map_or(printed, |(_, story)| story)
+}
+
+/// A disc image as a release has it.
+pub(crate) fn image() -> Result<Counts, Stop> {
+    disc(&crate::root().join(MODEL))?;
+    Ok(ONE)
+}

@@ -1,0 +1,140 @@
+//! The engine as a library: in C under Valgrind, in WebAssembly in node, and on the page in a headless browser.
+
+use super::story::{self, Desktop, PROMPT, Story};
+use super::{Extent, folder, toolchain};
+use crate::install;
+use crate::step::{Counts, ONE, Report, Stop, cargo, output, program, run};
+use std::path::PathBuf;
+
+const MANIFEST: &str = "ports/libsmidgen/Cargo.toml";
+const WASM: &str = "wasm32-unknown-unknown";
+/// The modules, and what the compiler may assume of the engine that runs them.
+const MODULES: &[(&str, &str)] = &[("smidgen.wasm", "-simd128"), ("smidgen-simd.wasm", "+simd128")];
+/// The files of the page and of the package.
+const FILES: &[&str] = &["index.html", "app.js", "worker.js", "offline.js", "smidgen.js", "smidgen.d.ts"];
+const MODEL: &str = "models/tales.gguf";
+const CONTEXT_TOKENS: usize = 64;
+const N_NEW: usize = 40;
+
+/// Builds the library for this machine and for WebAssembly, and compares what it tells.
+pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) {
+    let model = crate::root().join(MODEL);
+    let story = Story { model: &model, context_tokens: CONTEXT_TOKENS, n_new: N_NEW, cache: "f32" };
+    let mut expected = String::new();
+    let is_told = report.step("ports: the story of the library", |_| {
+        expected = desktop.tell(&story)?;
+        Ok(ONE)
+    });
+    if !is_told {
+        return;
+    }
+    report.step("ports: the header of libsmidgen", |_| header());
+    report.step("ports: libsmidgen in C", |_| in_c(&expected));
+    // Without vector instructions on every run, with them when everything is tried.
+    let modules = if extent == Extent::All { MODULES } else { &MODULES[..1] };
+    let built = report.step("ports: wasm", |_| wasm(modules));
+    for (module, _) in modules.iter().filter(|_| built) {
+        report.step(&format!("ports: {module} in node"), |_| in_node(module, &expected));
+    }
+    if extent == Extent::All && built {
+        report.step("ports: the page in Chromium", |_| in_chromium(&expected));
+    }
+}
+
+/// Where the page is put together.
+fn page() -> Result<PathBuf, String> {
+    let page = folder()?.join("web");
+    std::fs::create_dir_all(&page).map_err(|error| format!("{}: {error}", page.display()))?;
+    Ok(page)
+}
+
+fn copy(from: PathBuf, to: PathBuf) -> Result<(), String> {
+    std::fs::copy(&from, to).map(|_| ()).map_err(|error| format!("{}: {error}", from.display()))
+}
+
+/// The header must be what cbindgen makes of the library.
+fn header() -> Result<Counts, Stop> {
+    let cbindgen = install::tool("cbindgen").ok_or(Stop::Skipped("cbindgen is not installed".into()))?;
+    let words = ["--quiet", "--config", "ports/libsmidgen/cbindgen.toml", "ports/libsmidgen"];
+    let header = "ports/libsmidgen/include/smidgen.h";
+    let committed =
+        std::fs::read_to_string(crate::root().join(header)).map_err(|error| format!("{header}: {error}"))?;
+    match output(&mut program(&cbindgen, &words))? == committed {
+        true => Ok(ONE),
+        false => Err(Stop::Failed(format!("{header} is not what 'cbindgen {} -o {header}' writes", words.join(" ")))),
+    }
+}
+
+/// The example, linked with the static library, once as it is and once with every access to memory looked at.
+fn in_c(expected: &str) -> Result<Counts, Stop> {
+    if !install::is_on_path("gcc") {
+        return Err(Stop::Skipped("there is no gcc".into()));
+    }
+    let target = folder()?.join("libsmidgen");
+    run(
+        cargo(&["build", "--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"]).arg(&target)
+    )?;
+    let example = target.join("story");
+    let mut build =
+        program("gcc", &["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "ports/libsmidgen/examples/story.c"]);
+    output(build.arg(target.join("release/libsmidgen.a")).arg("-o").arg(&example))?;
+    let n_new = N_NEW.to_string();
+    let printed = output(&mut program(&example.to_string_lossy(), &[MODEL, PROMPT, &n_new]))?;
+    story::compare("libsmidgen", &printed, expected)?;
+    if !install::is_on_path("valgrind") {
+        return Err(Stop::Skipped("the example is right, but there is no valgrind to look at its memory".into()));
+    }
+    let words = ["--quiet", "--error-exitcode=1", "--leak-check=full", "--show-leak-kinds=all"];
+    output(program("valgrind", &words).arg(&example).args([MODEL, PROMPT, "2"]))?;
+    Ok(Counts { passed: 2, failed: 0 })
+}
+
+/// Builds the modules and puts the page together around them.
+fn wasm(modules: &[(&str, &str)]) -> Result<Counts, Stop> {
+    let page = page()?;
+    let target = folder()?.join("boards");
+    for (module, feature) in modules {
+        let mut build = toolchain::bare(WASM)?;
+        build.args(["--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"]).arg(&target);
+        build.env(
+            "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS",
+            format!("-Clink-arg=--export=__heap_base -Ctarget-feature={feature}"),
+        );
+        build.env_remove("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER");
+        run(&mut build)?;
+        copy(target.join(WASM).join("release/smidgen.wasm"), page.join(module))?;
+    }
+    let web = crate::root().join("ports/web");
+    for name in FILES {
+        copy(web.join("src").join(name), page.join(name))?;
+    }
+    for name in ["package.json", "README.md"] {
+        copy(web.join(name), page.join(name))?;
+    }
+    copy(crate::root().join(MODEL), page.join("model.gguf"))?;
+    Ok(Counts { passed: modules.len(), failed: 0 })
+}
+
+fn in_node(module: &str, expected: &str) -> Result<Counts, Stop> {
+    if !install::is_on_path("node") {
+        return Err(Stop::Skipped("there is no node".into()));
+    }
+    let page = page()?;
+    let (library, wasm) = (page.join("smidgen.js"), page.join(module));
+    let (context, n_new) = (CONTEXT_TOKENS.to_string(), N_NEW.to_string());
+    let mut node = program("node", &["ports/web/test/story.mjs"]);
+    let printed = output(node.arg(library).arg(wasm).args([MODEL, &context, &n_new, "f32", PROMPT]))?;
+    story::compare(module, &printed, expected)
+}
+
+/// Clicks, keys, a file, no network; a screenshot is left beside the page.
+fn in_chromium(expected: &str) -> Result<Counts, Stop> {
+    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| install::is_on_path(name));
+    let Some(browser) = browser else { return Err(Stop::Skipped("there is no chromium".into())) };
+    let page = page()?;
+    let text = expected.split("\n[smidgen]").next().unwrap_or_default();
+    let screenshot = folder()?.join("page.png");
+    let mut node = program("node", &["ports/web/test/page.mjs", browser]);
+    output(node.arg(&page).arg(text).arg(&screenshot))?;
+    Ok(ONE)
+}
