@@ -1,7 +1,7 @@
 """Makes blocks of random bytes of every quantized type, and the floats that the `gguf` package reads from them, or would.
 
 Usage: python tools/quant_goldens.py FOLDER [--blocks 4] [--seed 1]
-Needs the packages numpy and gguf (see tools/tokenizer_requirements.txt).
+Needs the packages numpy and gguf (see tools/test_requirements.txt).
 
 It writes FOLDER/<type>.bin for each type: the blocks, then their values as little-endian floats. Every byte is random
 but those of the half-float scales, which are any finite number. The types of the any-width family are read here, by what

@@ -1,7 +1,7 @@
 """Writes crates/core/src/quant/grids.rs, the grids of the i-quants, from the data of the `gguf` package.
 
 Usage: python tools/quant_grids.py > crates/core/src/quant/grids.rs
-Needs the package gguf (see tools/tokenizer_requirements.txt).
+Needs the package gguf (see tools/test_requirements.txt).
 """
 
 from gguf import quants

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import os
+import platform
 import subprocess
 
 
@@ -14,6 +16,13 @@ def make_record(command, machine, results):
         "machine": machine,
         "results": results,
     }
+
+
+def machine():
+    """Processor, cores and system of this machine."""
+    with open("/proc/cpuinfo") as lines:
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
 def show(command, machine, results):

@@ -1,7 +1,7 @@
 """Makes tiny tokenizers of each kind, their GGUFs, and what `tokenizers` and `sentencepiece` make of random strings.
 
 Usage: python tools/tokenizer_vectors.py FOLDER [--strings 60]
-Needs the packages tokenizers, sentencepiece and gguf (see tools/tokenizer_requirements.txt).
+Needs the packages tokenizers, sentencepiece and gguf (see tools/test_requirements.txt).
 
 It writes FOLDER/strings.txt, a string on each line, with backslash escapes, and for each kind FOLDER/<kind>.gguf
 (metadata only) and FOLDER/<kind>.ids, whose lines are the ids of the strings. The tests of crates/core read them; those in

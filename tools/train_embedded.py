@@ -12,6 +12,11 @@ real stories, the continuations and a little of the public-domain stories, and e
     python tools/train_embedded.py judge tales                # bits per character, samples
     smidgen convert tales models/tales.gguf --outtype q8_0
 
+With `--wide`, `train` makes the model with which `tools/quality_against_llama_cpp.py` judges llama.cpp's formats of 256:
+
+    python tools/train_embedded.py train taught.txt wide --wide --steps 600
+    python tools/train_embedded.py settle taught.txt wide
+
 Seeds and numbers of steps are fixed. `models/README.md` has the numbers that came of it.
 """
 
@@ -122,15 +127,19 @@ def learn(model, streams, shares, n_steps, rate, dice, batch=8, length=512):
             print(f"step {step + 1}: loss {mean:.3f} nats/token, {time.time() - start:.0f} s", flush=True)
 
 
-def train(taught, out, n_steps, peak=3e-3):
+# Width, width of the feed-forward and layers: 1.4M weights, and 3.7M in rows of 256 and 768.
+EMBEDDED, WIDE = (128, 384, 6), (256, 768, 4)
+
+
+def train(taught, out, n_steps, shape, peak=3e-3):
     """A new tokenizer and a new model; warm-up, then a constant rate."""
     torch.manual_seed(2)
     old = stories("pd-children-stories.txt")[0].split("\n")
     tokenizer = train_tokenizer(stories("tinystories.txt") + stories_of(Path(taught))[:1000] + old[:4000])
     tokenizer.save_pretrained(out)
     config = LlamaConfig(
-        hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=2048, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        hidden_size=shape[0], intermediate_size=shape[1], num_hidden_layers=shape[2], num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=2048, max_position_embeddings=512, rms_norm_eps=1e-5, tie_word_embeddings=True,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -191,13 +200,15 @@ def main():
         command.add_argument("taught")
         command.add_argument("directory")
         command.add_argument("--steps", type=int, default=n_steps)
+        if name == "train":
+            command.add_argument("--wide", action="store_true")
     commands.add_parser("judge").add_argument("directory")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "teach":
         teach(arguments.out, arguments.batches)
     elif arguments.command == "train":
-        train(arguments.taught, arguments.directory, arguments.steps)
+        train(arguments.taught, arguments.directory, arguments.steps, WIDE if arguments.wide else EMBEDDED)
     elif arguments.command == "settle":
         settle(arguments.taught, arguments.directory, arguments.steps)
     else:
