@@ -47,6 +47,8 @@ pub(crate) fn all(report: &mut Report) {
     report.step("install: nightly parts", |_| nightly_parts());
     report.step("install: emulators", |_| packages(PROGRAMS));
     report.step("install: Python environment", |_| python_environment());
+    // A build fetches what its target needs; cargo-deny looks at the crates of all.
+    report.step("install: crates of every target", |_| run(&mut cargo(&["fetch", "--locked", "--quiet"])));
     for (name, version) in TOOLS {
         report.step(&format!("install: {name}"), |_| cargo_tool(name, version));
     }
