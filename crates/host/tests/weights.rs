@@ -8,14 +8,16 @@ use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::Single;
-use smidgen_host::weights::{DirectFile, Kept, Outline, Residency, Stamp, Storage, Stream};
+use smidgen_host::weights::{DirectFile, Kept, Outline, Residency, Sources, Stamp, Storage, Stream};
 use smidgen_host::{ConvertOptions, Error};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
 const LIMITS: Limits = Limits {
     context_tokens: 24,
     batch_tokens: 7,
@@ -30,7 +32,7 @@ const TOKENS: [u32; 20] = [1, 5, 900, 33, 2047, 0, 77, 8, 9, 1000, 1, 1, 512, 60
 fn copy() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tales.gguf");
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf"), &path).unwrap();
+    std::fs::copy(TALES, &path).unwrap();
     (directory, path)
 }
 
@@ -61,7 +63,7 @@ fn bits(engine: &mut Engine<'_>) -> Result<Vec<u32>, engine::Error> {
 }
 
 fn expected() -> Vec<u32> {
-    expected_of(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")))
+    expected_of(Path::new(TALES))
 }
 
 fn expected_of(path: &Path) -> Vec<u32> {
@@ -174,6 +176,8 @@ enum Fault {
 /// A file that misbehaves from its `n`-th read on, until it is told to stop.
 struct Faulty {
     file: DirectFile,
+    /// What Linux's io_uring finds: as much of the file as there is, the rest is asked of the storage. `None` for threads.
+    direct: Option<File>,
     fault: Arc<Mutex<Option<Fault>>>,
     reads_before: Arc<AtomicUsize>,
 }
@@ -204,22 +208,39 @@ impl Storage for Faulty {
     fn stamp(&self) -> io::Result<Stamp> {
         self.file.stamp()
     }
+
+    fn direct_file(&self) -> Option<File> {
+        self.direct.as_ref().map(|file| file.try_clone().unwrap())
+    }
 }
 
-/// Runs the model over a storage that has `fault` after `reads_before` reads: the bits or the error, and what is then said; and
-/// the bits of a second try without the fault.
-fn with_fault(fault: Fault, reads_before: usize, patience: Duration) -> (Result<Vec<u32>, Error>, Option<Vec<u32>>) {
-    let (_directory, path) = copy();
+/// Runs the model over a storage that has `fault` after `reads_before` reads, and of which io_uring finds `direct_bytes`: the bits
+/// or the error, and what is then said; and the bits of a second try without the fault.
+fn with_fault(
+    fault: Fault,
+    reads_before: usize,
+    direct_bytes: Option<usize>,
+    patience: Duration,
+) -> (Result<Vec<u32>, Error>, Option<Vec<u32>>) {
+    let (directory, path) = copy();
+    let direct = direct_bytes.map(|n| {
+        let path = directory.path().join("direct");
+        std::fs::write(&path, &std::fs::read(TALES).unwrap()[..n]).unwrap();
+        File::open(&path).unwrap()
+    });
     let state = Arc::new(Mutex::new(Some(fault)));
     let left = Arc::new(AtomicUsize::new(reads_before));
     let open = |outline: &Outline, residency: &Residency| {
         let faulty = || {
             let file = DirectFile::open(&path).unwrap();
-            Box::new(Faulty { file, fault: Arc::clone(&state), reads_before: Arc::clone(&left) }) as Box<dyn Storage>
+            let direct = direct.as_ref().map(|file| file.try_clone().unwrap());
+            let (fault, reads_before) = (Arc::clone(&state), Arc::clone(&left));
+            Box::new(Faulty { file, direct, fault, reads_before }) as Box<dyn Storage>
         };
         let (windows, row) = (residency.windows(), residency.fetched_row_bytes());
         let ahead = (0..windows.n_readers()).map(|_| faulty()).collect();
-        let stream = Stream::new(outline.path(), (ahead, faulty()), residency.streamed(), windows, row);
+        let sources = Sources { ahead, aside: faulty(), tries_ring: direct.is_some() };
+        let stream = Stream::new(outline.path(), sources, residency.streamed(), windows, row);
         stream.unwrap().with_patience(patience)
     };
     with_parts(&path, 100 << 10, open, |engine, stream| match bits(engine) {
@@ -244,8 +265,10 @@ fn short_interrupted_and_slow_reads_change_nothing() {
     for fault in
         [Fault::IsShort(1777), Fault::IsShort(4096), Fault::IsShort(8191), Fault::IsInterrupted, Fault::Stalls(slow)]
     {
-        let (got, _) = with_fault(fault, 5, Duration::from_secs(60));
-        assert!(got.unwrap() == want, "{fault:?}");
+        for direct_bytes in [None, Some(700_001)] {
+            let (got, _) = with_fault(fault, 5, direct_bytes, Duration::from_secs(60));
+            assert!(got.unwrap() == want, "{fault:?} {direct_bytes:?}");
+        }
     }
 }
 
@@ -254,11 +277,13 @@ fn a_broken_disk_is_an_error_and_a_mended_one_goes_on() {
     let want = expected();
     for reads_before in [0, 1, 4, 30, 300] {
         for (fault, said, code) in [(Fault::Fails, "the disk is broken", 1), (Fault::Ends, "became shorter", 2)] {
-            let (failed, again) = with_fault(fault, reads_before, Duration::from_secs(60));
-            let failed = failed.map(|_| ()).unwrap_err();
-            assert!(failed.to_string().contains(said), "{failed}");
-            assert_eq!(failed.exit_code(), code);
-            assert!(again.unwrap() == want, "{fault:?} after {reads_before} reads");
+            for direct_bytes in [None, Some(0), Some(700_001)] {
+                let (failed, again) = with_fault(fault, reads_before, direct_bytes, Duration::from_secs(60));
+                let failed = failed.map(|_| ()).unwrap_err();
+                assert!(failed.to_string().contains(said), "{failed}");
+                assert_eq!(failed.exit_code(), code);
+                assert!(again.unwrap() == want, "{fault:?} after {reads_before} reads, {direct_bytes:?}");
+            }
         }
     }
 }
@@ -266,7 +291,7 @@ fn a_broken_disk_is_an_error_and_a_mended_one_goes_on() {
 #[test]
 fn a_storage_that_never_answers_is_given_up() {
     // Not so little that a busy machine is taken for a broken disk.
-    let (failed, again) = with_fault(Fault::Stalls(Duration::from_millis(2500)), 9, Duration::from_millis(1000));
+    let (failed, again) = with_fault(Fault::Stalls(Duration::from_millis(2500)), 9, None, Duration::from_millis(1000));
     let failed = failed.map(|_| ()).unwrap_err();
     assert!(failed.to_string().contains("has not answered"), "{failed}");
     assert!(again.unwrap() == expected());
@@ -279,7 +304,7 @@ fn a_file_that_changes_is_not_read_further() {
         std::fs::write(path, &bytes[..bytes.len() - 5000]).unwrap();
     };
     let touch = |path: &Path| {
-        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     };
     for (change, said) in [(&shorten as &dyn Fn(&Path), "became shorter"), (&touch, "was changed")] {
@@ -295,18 +320,29 @@ fn a_file_that_changes_is_not_read_further() {
     }
 }
 
-/// A file system without direct reads is read through its cache.
+/// By threads or by io_uring, past the system's cache or, where a file system has no direct reads, through it.
 #[test]
-fn without_direct_reads_the_bits_are_the_same() {
+fn however_a_file_is_read_the_bits_are_the_same() {
     let (_directory, path) = copy();
-    let open = |outline: &Outline, residency: &Residency| {
-        let cached = || Box::new(DirectFile::open_cached(outline.path()).unwrap()) as Box<dyn Storage>;
-        let (windows, row) = (residency.windows(), residency.fetched_row_bytes());
-        let ahead = (0..windows.n_readers()).map(|_| cached()).collect();
-        Stream::new(outline.path(), (ahead, cached()), residency.streamed(), windows, row).unwrap()
-    };
-    let got = with_parts(&path, 100 << 10, open, |engine, _| bits(engine).unwrap());
-    assert!(got == expected());
+    let want = expected();
+    for (open_file, tries_ring) in [
+        (DirectFile::open_cached as fn(&Path) -> Result<DirectFile, Error>, false),
+        (DirectFile::open_cached, true),
+        (DirectFile::open, false),
+        (DirectFile::open, true),
+    ] {
+        for budget in [0, 100 << 10, 900 << 10] {
+            let open = |outline: &Outline, residency: &Residency| {
+                let file = || Box::new(open_file(outline.path()).unwrap()) as Box<dyn Storage>;
+                let (windows, row) = (residency.windows(), residency.fetched_row_bytes());
+                let ahead = (0..windows.n_readers()).map(|_| file()).collect();
+                let sources = Sources { ahead, aside: file(), tries_ring };
+                Stream::new(outline.path(), sources, residency.streamed(), windows, row).unwrap()
+            };
+            let got = with_parts(&path, budget, open, |engine, _| bits(engine).unwrap());
+            assert!(got == want, "{budget}, io_uring: {tries_ring}");
+        }
+    }
 }
 
 #[test]

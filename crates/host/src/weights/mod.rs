@@ -3,7 +3,10 @@
 //! [`Outline`] is what a plan needs: the header and the vectors. [`Residency`] says which rows a budget has room for, [`Kept`]
 //! holds them, and [`Stream`] brings the others to the engine.
 
+mod ahead;
 mod residency;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+mod ring;
 mod storage;
 mod stream;
 
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::{Gguf, Tensor};
 
+pub use ahead::Sources;
 pub(crate) use residency::READER_BYTES;
 pub use residency::{Range, Residency, Windows};
 use storage::read_all;
@@ -129,7 +133,7 @@ impl Outline {
         let ahead = (0..windows.n_readers()).map(|_| self.open_again(room)).collect::<Result<Vec<_>, Error>>()?;
         Stream::new(
             &self.path,
-            (ahead, self.open_again(0)?),
+            Sources { ahead, aside: self.open_again(0)?, tries_ring: ahead::prefers_ring() },
             residency.streamed(),
             windows,
             residency.fetched_row_bytes(),

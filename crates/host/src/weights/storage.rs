@@ -37,6 +37,12 @@ pub trait Storage: Send {
     /// What the system says.
     fn stamp(&self) -> io::Result<Stamp>;
 
+    /// The file itself, opened once more, where whole sectors can be read from it past the system's cache: for who can have several
+    /// reads under way.
+    fn direct_file(&self) -> Option<File> {
+        None
+    }
+
     /// What offsets and lengths are best multiples of; a divisor of [`SECTOR`].
     fn unit(&self) -> usize {
         SECTOR
@@ -89,6 +95,10 @@ impl Storage for DirectFile {
     fn stamp(&self) -> io::Result<Stamp> {
         let metadata = self.plain.metadata()?;
         Ok(Stamp { len: metadata.len(), modified: metadata.modified().ok() })
+    }
+
+    fn direct_file(&self) -> Option<File> {
+        self.direct.as_ref()?.try_clone().ok()
     }
 }
 
@@ -234,6 +244,14 @@ pub(super) fn read_all(
         }
     }
     // Asked after the read: what was read before a change is not what the rest of the file belongs to now.
+    same_file(storage, expected)
+}
+
+/// Holds what the file looks like now against what it must look like.
+///
+/// # Errors
+/// A file that has become shorter (`UnexpectedEof`) or has changed (`InvalidData`).
+pub(super) fn same_file(storage: &dyn Storage, expected: &Stamp) -> io::Result<()> {
     let found = storage.stamp()?;
     if found.len < expected.len {
         return Err(io::ErrorKind::UnexpectedEof.into());

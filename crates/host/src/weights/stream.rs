@@ -1,52 +1,31 @@
-//! The weights that are read for every pass, by threads that read ahead in the order of the engine.
+//! The weights that are read for every pass, ahead of the engine and in its order.
 //!
-//! There are a few windows of memory. Each is with a reader, full and waiting, or with the engine; the engine hands one back
-//! by asking for the next part, so a reader never waits for anything but the disk, and never for a part that nobody will ask
-//! for. Two readers take turns, so that the disk has the next request when it has answered one. When the engine goes elsewhere (a prompt of several batches needs the output matrix once only) what was read ahead is
+//! There are a few windows of memory. Each is being filled, full and waiting, or with the engine; the engine hands one back
+//! by asking for the next part, so who reads never waits for anything but the disk, and never for a part that nobody will ask
+//! for. When the engine goes elsewhere (a prompt of several batches needs the output matrix once only) what was read ahead is
 //! dropped.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use smidgen_core::store::{Each, Fault, Store};
 
+use super::ahead::{Ahead, Answer, Part, Silence, Sources, start};
 use super::residency::{Range, Windows};
 use super::storage::{SECTOR, Stamp, Storage, Window, read_into, window, window_bytes};
 use crate::error::Error;
 
 /// A storage that has said nothing for so long is broken; a card that wakes up or a disk that spins up is faster.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The reader calls little; a stack counts only as far as it is used.
-const STACK_BYTES: usize = 128 << 10;
 
 /// A row in the order of a pass: of which range, and which of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     range: usize,
     row: usize,
-}
-
-/// Rows that are read together.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    at: u64,
-    len: usize,
-}
-
-/// A window to be filled with a part.
-struct Request {
-    part: Part,
-    window: Window,
-}
-
-/// The window again, and where in it the part begins.
-struct Answer {
-    window: Window,
-    begins: io::Result<usize>,
 }
 
 /// The weights of one file that are not in memory, as the engine asks for them.
@@ -60,18 +39,10 @@ pub struct Stream {
     patience: Duration,
 }
 
-/// A thread that reads.
-struct Reader {
-    requests: SyncSender<Request>,
-    answers: Receiver<Answer>,
-}
-
 struct State {
-    readers: Vec<Reader>,
-    /// The reader whose turn it is.
-    turn: usize,
-    /// Parts that have been asked for and that have not been taken, in order, and the reader that was asked.
-    pending: VecDeque<(Place, usize)>,
+    ahead: Box<dyn Ahead>,
+    /// Parts that have been asked for and that have not been taken, in order.
+    pending: VecDeque<Place>,
     free: Vec<Window>,
     /// The first row of the part to ask for next.
     next: Place,
@@ -85,28 +56,26 @@ struct State {
 }
 
 impl Stream {
-    /// Begins to read `ranges`, which is the order of a pass, through `windows`. All storages read the same file, called `path`
-    /// in messages: one for each reader, and `aside` for rows out of order, of which `longest_row` is the longest.
+    /// Begins to read `ranges`, which is the order of a pass, of the file called `path` in messages, through `windows`; the longest
+    /// row that will be asked for out of order has `longest_row` bytes.
     ///
     /// # Errors
     /// When there is no memory or no thread for it.
     pub fn new(
         path: &Path,
-        (ahead, aside): (Vec<Box<dyn Storage>>, Box<dyn Storage>),
+        Sources { ahead, aside, tries_ring }: Sources,
         ranges: &[Range],
         windows: Windows,
         longest_row: usize,
     ) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::failed(path, format!("cannot be streamed: {error}"));
         let expected = aside.stamp().map_err(|error| Error::reading(path, &error))?;
-        let start = |storage| Reader::start(storage, expected, windows.count).map_err(failed);
-        let readers = ahead.into_iter().map(start).collect::<Result<Vec<_>, Error>>()?;
+        let ahead = start(ahead, tries_ring, expected, windows.count).map_err(failed)?;
         let free = (0..windows.count).map(|_| window(windows.bytes)).collect::<io::Result<_>>().map_err(failed)?;
         let row = window(window_bytes(longest_row)).map_err(failed)?;
         let pending = VecDeque::with_capacity(windows.count);
         let state = State {
-            readers,
-            turn: 0,
+            ahead,
             pending,
             free,
             next: Place { range: 0, row: 0 },
@@ -141,11 +110,9 @@ impl Stream {
     /// Asks for parts while there are windows for them.
     fn read_ahead(&self, state: &mut State) {
         while let Some(window) = state.free.pop_if(|_| !self.ranges.is_empty()) {
-            state.turn = (state.turn + 1) % state.readers.len();
             let (part, next) = self.part(state.next);
-            // The channel has room for every window, and a reader that has ended is noticed when its answer is missed.
-            let _ = state.readers[state.turn].requests.send(Request { part, window });
-            state.pending.push_back((state.next, state.turn));
+            state.ahead.ask(part, window);
+            state.pending.push_back(state.next);
             state.next = next;
         }
     }
@@ -175,13 +142,13 @@ impl Stream {
 
     /// Waits for what was asked for first; with its place. `None` when nothing was.
     fn answer(&self, state: &mut State) -> Result<Option<(Place, Answer)>, Error> {
-        let Some(&(place, reader)) = state.pending.front() else { return Ok(None) };
-        let answer = state.readers[reader].answers.recv_timeout(self.patience).map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
+        let Some(&place) = state.pending.front() else { return Ok(None) };
+        let answer = state.ahead.answer(self.patience).map_err(|silence| match silence {
+            Silence::Timeout => {
                 let seconds = self.patience.as_secs();
                 Error::failed(&self.path, format!("the storage has not answered for {seconds} seconds"))
             }
-            RecvTimeoutError::Disconnected => Error::failed(&self.path, "the thread that reads it has ended"),
+            Silence::Ended => Error::failed(&self.path, "it is not read ahead any more"),
         })?;
         state.pending.pop_front();
         Ok(Some((place, answer)))
@@ -189,7 +156,7 @@ impl Stream {
 
     /// The window that holds the part at `place`, and where in it the part begins.
     fn take(&self, state: &mut State, place: Place) -> Result<(Window, usize), Error> {
-        if state.is_stale || !state.pending.iter().any(|&(pending, _)| pending == place) {
+        if state.is_stale || !state.pending.contains(&place) {
             // The engine went elsewhere.
             while let Some((_, answer)) = self.answer(state)? {
                 state.free.push(answer.window);
@@ -250,26 +217,5 @@ impl Store for Stream {
             Err(error) => return Err(Self::fault(state, at, Error::reading(&self.path, &error))),
         }
         Ok(())
-    }
-}
-
-impl Reader {
-    /// Starts a thread that reads from `storage` and has room for `n` requests.
-    fn start(storage: Box<dyn Storage>, expected: Stamp, n: usize) -> io::Result<Self> {
-        let (requests, asked) = sync_channel(n);
-        let (answered, answers) = sync_channel(n);
-        let builder = std::thread::Builder::new().name("reader".to_owned()).stack_size(STACK_BYTES);
-        builder.spawn(move || read(storage, &expected, &asked, &answered))?;
-        Ok(Reader { requests, answers })
-    }
-}
-
-/// A reader's life: fill windows until nobody wants them any more.
-fn read(mut storage: Box<dyn Storage>, expected: &Stamp, asked: &Receiver<Request>, answered: &SyncSender<Answer>) {
-    while let Ok(Request { part, mut window }) = asked.recv() {
-        let begins = read_into(storage.as_mut(), (part.at, part.len), &mut window, expected);
-        if answered.send(Answer { window, begins }).is_err() {
-            return;
-        }
     }
 }
