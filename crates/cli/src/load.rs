@@ -10,6 +10,7 @@ use crate::sampling;
 use smidgen_core::engine::{self, Engine};
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::model::{Layer, Model};
+use smidgen_core::ops::matmul::Tiles;
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::sample::SampleParams;
 use smidgen_core::simd::Isa;
@@ -30,6 +31,9 @@ use std::time::{Duration, Instant};
 const DEFAULT_CONTEXT: usize = 2048;
 /// Weights that one thread reads at a pace nobody waits for; beyond it the default is one thread for each such part.
 const BYTES_PER_THREAD: u64 = 16 << 20;
+
+/// Bytes of a file that is read rather than mapped: what that takes is made up for by the first few tokens.
+const READ_AT_ONCE: usize = 64 << 20;
 
 /// The model that is part of the program, aligned as a mapped file would be.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/tales.gguf"));
@@ -88,6 +92,22 @@ impl Source {
         let fits = beside.with_process() + source.bytes_in_parts() <= ram;
         // What is packed cannot be mapped, so it is read by parts in any case.
         if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
+    }
+
+    /// The same model for a run of many tokens: the rows of one that is in memory of our own, or small enough to be read at once, are
+    /// laid together. Within `--ram` one stays mapped, so that the system can have its pages back.
+    ///
+    /// # Errors
+    /// A file that cannot be read again, or kernels that this processor does not have.
+    pub fn to_run(self, engine: &EngineArgs) -> Result<Self, Failure> {
+        let isa = choose_isa(engine.isa.as_deref())?;
+        match self.image {
+            Image::File(file) if !file.is_mapped() || engine.ram.is_none() && file.bytes().len() <= READ_AT_ONCE => {
+                let file = file.laid_together(isa, &Bar::new()).map_err(host_failure)?;
+                Ok(Self { image: Image::File(file), ..self })
+            }
+            image => Ok(Self { image, ..self }),
+        }
     }
 
     /// Opens the model that the flags name to be read in parts within `ram`; `None` when they name none. One that is no little-endian
@@ -210,9 +230,15 @@ impl Source {
     pub fn model<'a>(&'a self, gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Model<'a>, Failure> {
         let model = match self.outline() {
             Some(outline) => Model::partly_held(gguf, layers, &|tensor| outline.held(tensor)),
+            None if self.is_together() => Model::laid_together(gguf, layers),
             None => Model::new(gguf, layers),
         };
         model.map_err(|error| self.refused(error))
+    }
+
+    /// Whether the rows of its matrices lie together.
+    fn is_together(&self) -> bool {
+        matches!(&self.image, Image::File(file) if file.is_together())
     }
 
     /// Keeps the system from moving the weights that are in memory out of it.
@@ -355,13 +381,15 @@ pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     })
 }
 
-/// Who brings the weights, and who keeps the caches, that are not in memory, if some are not.
+/// Who brings the weights, and who keeps the caches, that are not in memory, if some are not; and what lies elsewhere in it.
 #[derive(Clone, Copy, Default)]
 pub struct Elsewhere<'a> {
     /// The weights' reader.
     pub stream: Option<&'a Stream>,
     /// The caches' file.
     pub spill: Option<&'a SpillFile>,
+    /// The rows that lie together, and so elsewhere than in the file.
+    pub together: &'a [Tiles],
 }
 
 impl Elsewhere<'_> {
@@ -455,6 +483,7 @@ pub fn with_session<R>(
     if let Some(spill) = &spill {
         engine = engine.with_spill(spill);
     }
+    let together: Vec<Tiles> = if source.is_together() { model.tiles().collect() } else { Vec::new() };
     // What loads a model is not needed to run it.
     smidgen_host::pages::release_program();
     let mut session = Session {
@@ -462,7 +491,7 @@ pub fn with_session<R>(
         gguf: &gguf,
         model: &model,
         tokenizer: &tokenizer,
-        elsewhere: Elsewhere { stream: stream.as_ref(), spill: spill.as_ref() },
+        elsewhere: Elsewhere { stream: stream.as_ref(), spill: spill.as_ref(), together: &together },
         engine,
         workers,
         settings,

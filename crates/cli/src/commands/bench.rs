@@ -284,7 +284,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     if context != 0 && context < needed {
         return Err(Failure::Input(format!("-c {context} has no room for the {needed} tokens of the longest test")));
     }
-    let source = Source::open_within(&flags.model, &engine, &SamplingArgs::GREEDY)?;
+    let source = Source::open_within(&flags.model, &engine, &SamplingArgs::GREEDY)?.to_run(&engine)?;
     load::with_session(&source, &engine, &SamplingArgs::GREEDY, began, |session| {
         let context_tokens = session.settings.limits.context_tokens;
         if context_tokens < needed {
