@@ -122,6 +122,16 @@ impl CacheKernel for Score<'_> {
             }
             s.store(s.mul(s.sums(&sums), s.splat(self.scale)), group);
         }
+        if TILE == LANES && !scores.is_empty() {
+            // So do fewer than sixteen, beside which sums of before are added up once more for nobody.
+            for (sums, key) in sums.iter_mut().zip(keys) {
+                *sums = products::<S, C>(s, chunks, (last, rest.len()), key);
+            }
+            let mut group = [0.0; LANES];
+            s.store(s.mul(s.sums(&sums), s.splat(self.scale)), &mut group);
+            scores.copy_from_slice(&group[..scores.len()]);
+            return;
+        }
         for (score, key) in scores.iter_mut().zip(keys) {
             *score = s.sum(products::<S, C>(s, chunks, (last, rest.len()), key)) * self.scale;
         }
@@ -152,13 +162,31 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let largest = largest(self.scores);
-        for score in self.scores.iter_mut() {
-            *score = exp(*score - largest);
-        }
+        each_lane(s, self.scores, |score| exp(score - largest));
         let inverse = 1.0 / sum(s, self.scores);
-        for score in self.scores.iter_mut() {
-            *score *= inverse;
+        each_lane(s, self.scores, |score| score * inverse);
+    }
+}
+
+/// Replaces every value by `f` of it. Where there are vectors, fewer values than make one are made up for with zeros, which are
+/// computed too: that is faster than one after the other.
+#[inline(always)]
+fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for x in chunk {
+            *x = f(*x);
         }
+    }
+    if TILE != LANES {
+        rest.iter_mut().for_each(|x| *x = f(*x));
+    } else if !rest.is_empty() {
+        let mut last = [0.0; LANES];
+        s.store(s.load_part(rest), &mut last);
+        for x in &mut last {
+            *x = f(*x);
+        }
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 

@@ -92,6 +92,11 @@ impl<'a> Matrix<'a> {
         self.data.len().checked_div(self.row_bytes).unwrap_or(0)
     }
 
+    /// The bytes of the rows that are in memory, however they lie.
+    pub fn held_bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
     /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
