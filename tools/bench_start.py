@@ -23,7 +23,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from record import machine, show
+from record import machine, peer, show
 
 PEER = r"""
 #include <stdio.h>
@@ -144,7 +144,7 @@ def main():
                     for row in [found] if isinstance(found, dict) else found:
                         rows.append(row)
                         print(row, file=sys.stderr)
-    show(" ".join(["python", *sys.argv]), f"{machine()}, llama-cpp-python {llama_cpp.__version__}", rows)
+    show(" ".join(["python", *sys.argv]), f"{machine()}, {peer()}", rows)
 
 
 if __name__ == "__main__":

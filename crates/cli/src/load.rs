@@ -51,6 +51,8 @@ pub struct Source {
     image: Image,
     /// The file that the image is of, when it was made for that.
     _imported: Option<Imported>,
+    /// Whether it is mapped only because nobody has run it yet.
+    will_be_read: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,12 @@ impl Source {
                     "--outtype and --tokenizer need a MODEL; the embedded one has its own".into(),
                 ));
             }
-            return Ok(Self { name: EMBEDDED_NAME.to_owned(), image: Image::Embedded, _imported: None });
+            return Ok(Self {
+                name: EMBEDDED_NAME.to_owned(),
+                image: Image::Embedded,
+                _imported: None,
+                will_be_read: false,
+            });
         };
         Self::open_named(name, &args.import, !args.no_mmap)
     }
@@ -101,13 +108,25 @@ impl Source {
     /// A file that cannot be read again, or kernels that this processor does not have.
     pub fn to_run(self, engine: &EngineArgs) -> Result<Self, Failure> {
         let isa = choose_isa(engine.isa.as_deref())?;
+        let is_laid = self.is_laid_to_run(engine);
         match self.image {
-            Image::File(file) if !file.is_mapped() || engine.ram.is_none() && file.bytes().len() <= READ_AT_ONCE => {
+            Image::File(file) if is_laid => {
                 let file = file.laid_together(isa, &Bar::new()).map_err(host_failure)?;
                 Ok(Self { image: Image::File(file), ..self })
             }
             image => Ok(Self { image, ..self }),
         }
+    }
+
+    /// The same model to be planned: it says of its memory what it will have once [`Source::to_run`] was called.
+    pub fn to_plan(self, engine: &EngineArgs) -> Self {
+        Self { will_be_read: self.is_laid_to_run(engine), ..self }
+    }
+
+    /// Whether [`Source::to_run`] lays rows together.
+    fn is_laid_to_run(&self, engine: &EngineArgs) -> bool {
+        let Image::File(file) = &self.image else { return false };
+        !file.is_mapped() || engine.ram.is_none() && file.bytes().len() <= READ_AT_ONCE
     }
 
     /// Opens the model that the flags name to be read in parts within `ram`; `None` when they name none. One that is no little-endian
@@ -121,6 +140,7 @@ impl Source {
             name: args.name().unwrap_or_default().to_owned(),
             image: Image::Outline(outline),
             _imported: imported,
+            will_be_read: false,
         };
         Ok(opened.map(source))
     }
@@ -142,7 +162,12 @@ impl Source {
         if let Some(name) = args.name().filter(is_file) {
             let image = smidgen_host::image::Image::map(Path::new(name)).map_err(host_failure)?;
             if image.starts_with(b"GGUF") {
-                return Ok(Self { name: name.to_owned(), image: Image::Stored(image), _imported: None });
+                return Ok(Self {
+                    name: name.to_owned(),
+                    image: Image::Stored(image),
+                    _imported: None,
+                    will_be_read: false,
+                });
             }
         }
         Self::open(args)
@@ -150,7 +175,7 @@ impl Source {
 
     /// The model called `name` as `image` will have it, of which nobody has written more than the header.
     pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
-        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None }
+        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None, will_be_read: false }
     }
 
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
@@ -163,7 +188,7 @@ impl Source {
             progress: &bar,
         };
         let file = smidgen_host::open(name, &options).map_err(host_failure)?;
-        Ok(Self { name: name.to_owned(), image: Image::File(file), _imported: None })
+        Ok(Self { name: name.to_owned(), image: Image::File(file), _imported: None, will_be_read: false })
     }
 
     /// The GGUF image, little-endian: the whole of it, or the header of one whose weights will be read in parts.
@@ -214,7 +239,9 @@ impl Source {
         let line = |name: &str, bytes: u64| Line { name: name.to_owned(), bytes };
         match &self.image {
             Image::Embedded => vec![line("weights (in the program)", self.file_bytes())],
-            Image::File(file) if !file.is_mapped() => vec![line("weights (in memory)", self.file_bytes())],
+            Image::File(file) if self.will_be_read || !file.is_mapped() => {
+                vec![line("weights (in memory)", self.file_bytes())]
+            }
             Image::Stored(_) | Image::File(_) => vec![line("weights (file, mapped)", self.file_bytes())],
             Image::Outline(outline) => {
                 let header = outline.header().len() as u64;
