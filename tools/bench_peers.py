@@ -7,6 +7,9 @@ Needs llama-cpp-python (pinned in tools/bench_requirements.txt) and a C compiler
 test once without looking at the clock and once with it. llama.cpp runs through its C API, twice: as it comes (F16 caches, flash attention
 as it sees fit), and with exact caches and no flash attention, as smidgen runs. Of the two its better figure counts, test by test. Its
 decode loop is C, so that no interpreter is timed.
+
+Some virtual machines announce AMX and end whoever uses it with an illegal instruction. There llama.cpp is installed without:
+`CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="$CFLAGS" cargo xtask bench peers`; the record says so.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import machine, show
+from record import machine, peer as peer_name, show
 
 # The tests: kind, tokens, depth.
 TESTS = [("prompt", 64, 0), ("prompt", 512, 0), ("decode", 128, 0), ("decode", 128, 512)]
@@ -195,10 +198,7 @@ def main():
                     for row in compare(arguments.smidgen, library, str(path), str(their_path), n_threads, arguments.repetitions):
                         rows.append(row)
                         print(row["file"], row["threads"], row["test"], row["smidgen_tokens_per_s"], row["llama_cpp_tokens_per_s"], row["ratio"], file=sys.stderr)
-    import llama_cpp
-
-    command = " ".join(["python", *sys.argv])
-    show(command, f"{machine()}, llama-cpp-python {llama_cpp.__version__}", rows)
+    show(" ".join(["python", *sys.argv]), f"{machine()}, {peer_name()}", rows)
 
 
 if __name__ == "__main__":

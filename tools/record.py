@@ -25,5 +25,13 @@ def machine():
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
+def peer():
+    """llama.cpp as it was installed: what the compiler was told beside that it is for this machine stands in CFLAGS then and now."""
+    import llama_cpp
+
+    flags = os.environ.get("CFLAGS")
+    return f"llama-cpp-python {llama_cpp.__version__}" + (f" (CFLAGS {flags})" if flags else "")
+
+
 def show(command, machine, results):
     print(json.dumps(make_record(command, machine, results), indent=1))

@@ -21,6 +21,14 @@ pub(crate) fn peers(report: &mut Report, arguments: &[String]) {
     }
 }
 
+/// Times whole processes of smidgen and llama.cpp; `arguments` go to tools/bench_start.py.
+pub(crate) fn start(report: &mut Report, arguments: &[String]) {
+    if is_ready(report) {
+        let words = [&[MODELS.to_owned()], arguments].concat();
+        report.step("bench: start", |_| record("tools/bench_start.py", &words, "start"));
+    }
+}
+
 /// Runs smidgen and llama.cpp under the same memory caps, and finds the least memory in which small models generate.
 pub(crate) fn ram(report: &mut Report) {
     if !is_ready(report) {

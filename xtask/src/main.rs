@@ -69,6 +69,12 @@ enum Beside {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Time whole processes of both: to the first token, at their peak of memory, and on a busy machine
+    Start {
+        /// Passed on to tools/bench_start.py: --models, --busy, --repetitions
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run both under memory caps, and find the least memory in which small models run; needs root and cgroups of version 1
     Ram,
 }
@@ -89,6 +95,7 @@ fn main() -> ExitCode {
             report.step("disc", |_| ports::powermac::image());
         }
         Command::Bench { beside: Beside::Peers { arguments } } => bench::peers(&mut report, &arguments),
+        Command::Bench { beside: Beside::Start { arguments } } => bench::start(&mut report, &arguments),
         Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),
     }
     report.close()

@@ -113,7 +113,7 @@ pub fn with_draft<R>(
     if name == "ngram" {
         return work(Some((&mut Ngram, flags.draft_max)), 0);
     }
-    let source = Source::open(&model.as_stored(name))?;
+    let source = Source::open(&model.as_stored(name))?.to_run(engine)?;
     load::with_session(&source, engine, &SamplingArgs::GREEDY, Instant::now(), |session| {
         let bytes = session.budget.total();
         let held = Vec::with_capacity(session.settings.limits.context_tokens);

@@ -289,7 +289,7 @@ pub fn refused(name: &str, gguf: &Gguf<'_>, elsewhere: Elsewhere<'_>, error: eng
         return host_failure(error);
     }
     let bad = match error {
-        engine::Error::NotFinite => first_bad_weight(gguf),
+        engine::Error::NotFinite => first_bad_weight(gguf, elsewhere.together),
         _ => None,
     };
     Failure::Input(match bad {

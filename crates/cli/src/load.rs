@@ -10,6 +10,7 @@ use crate::sampling;
 use smidgen_core::engine::{self, Engine};
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::model::{Layer, Model};
+use smidgen_core::ops::matmul::Tiles;
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::sample::SampleParams;
 use smidgen_core::simd::Isa;
@@ -31,6 +32,9 @@ const DEFAULT_CONTEXT: usize = 2048;
 /// Weights that one thread reads at a pace nobody waits for; beyond it the default is one thread for each such part.
 const BYTES_PER_THREAD: u64 = 16 << 20;
 
+/// Bytes of a file that is read rather than mapped: what that takes is made up for by the first few tokens.
+const READ_AT_ONCE: usize = 64 << 20;
+
 /// The model that is part of the program, aligned as a mapped file would be.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/tales.gguf"));
 /// How messages call it.
@@ -47,6 +51,8 @@ pub struct Source {
     image: Image,
     /// The file that the image is of, when it was made for that.
     _imported: Option<Imported>,
+    /// Whether it is mapped only because nobody has run it yet.
+    will_be_read: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +77,12 @@ impl Source {
                     "--outtype and --tokenizer need a MODEL; the embedded one has its own".into(),
                 ));
             }
-            return Ok(Self { name: EMBEDDED_NAME.to_owned(), image: Image::Embedded, _imported: None });
+            return Ok(Self {
+                name: EMBEDDED_NAME.to_owned(),
+                image: Image::Embedded,
+                _imported: None,
+                will_be_read: false,
+            });
         };
         Self::open_named(name, &args.import, !args.no_mmap)
     }
@@ -90,6 +101,34 @@ impl Source {
         if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
     }
 
+    /// The same model for a run of many tokens: the rows of one that is in memory of our own, or small enough to be read at once, are
+    /// laid together. Within `--ram` one stays mapped, so that the system can have its pages back.
+    ///
+    /// # Errors
+    /// A file that cannot be read again, or kernels that this processor does not have.
+    pub fn to_run(self, engine: &EngineArgs) -> Result<Self, Failure> {
+        let isa = choose_isa(engine.isa.as_deref())?;
+        let is_laid = self.is_laid_to_run(engine);
+        match self.image {
+            Image::File(file) if is_laid => {
+                let file = file.laid_together(isa, &Bar::new()).map_err(host_failure)?;
+                Ok(Self { image: Image::File(file), ..self })
+            }
+            image => Ok(Self { image, ..self }),
+        }
+    }
+
+    /// The same model to be planned: it says of its memory what it will have once [`Source::to_run`] was called.
+    pub fn to_plan(self, engine: &EngineArgs) -> Self {
+        Self { will_be_read: self.is_laid_to_run(engine), ..self }
+    }
+
+    /// Whether [`Source::to_run`] lays rows together.
+    fn is_laid_to_run(&self, engine: &EngineArgs) -> bool {
+        let Image::File(file) = &self.image else { return false };
+        !file.is_mapped() || engine.ram.is_none() && file.bytes().len() <= READ_AT_ONCE
+    }
+
     /// Opens the model that the flags name to be read in parts within `ram`; `None` when they name none. One that is no little-endian
     /// GGUF file, or not of the types wanted, is made one first.
     ///
@@ -101,6 +140,7 @@ impl Source {
             name: args.name().unwrap_or_default().to_owned(),
             image: Image::Outline(outline),
             _imported: imported,
+            will_be_read: false,
         };
         Ok(opened.map(source))
     }
@@ -122,7 +162,12 @@ impl Source {
         if let Some(name) = args.name().filter(is_file) {
             let image = smidgen_host::image::Image::map(Path::new(name)).map_err(host_failure)?;
             if image.starts_with(b"GGUF") {
-                return Ok(Self { name: name.to_owned(), image: Image::Stored(image), _imported: None });
+                return Ok(Self {
+                    name: name.to_owned(),
+                    image: Image::Stored(image),
+                    _imported: None,
+                    will_be_read: false,
+                });
             }
         }
         Self::open(args)
@@ -130,7 +175,7 @@ impl Source {
 
     /// The model called `name` as `image` will have it, of which nobody has written more than the header.
     pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
-        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None }
+        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None, will_be_read: false }
     }
 
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
@@ -143,7 +188,7 @@ impl Source {
             progress: &bar,
         };
         let file = smidgen_host::open(name, &options).map_err(host_failure)?;
-        Ok(Self { name: name.to_owned(), image: Image::File(file), _imported: None })
+        Ok(Self { name: name.to_owned(), image: Image::File(file), _imported: None, will_be_read: false })
     }
 
     /// The GGUF image, little-endian: the whole of it, or the header of one whose weights will be read in parts.
@@ -194,7 +239,9 @@ impl Source {
         let line = |name: &str, bytes: u64| Line { name: name.to_owned(), bytes };
         match &self.image {
             Image::Embedded => vec![line("weights (in the program)", self.file_bytes())],
-            Image::File(file) if !file.is_mapped() => vec![line("weights (in memory)", self.file_bytes())],
+            Image::File(file) if self.will_be_read || !file.is_mapped() => {
+                vec![line("weights (in memory)", self.file_bytes())]
+            }
             Image::Stored(_) | Image::File(_) => vec![line("weights (file, mapped)", self.file_bytes())],
             Image::Outline(outline) => {
                 let header = outline.header().len() as u64;
@@ -210,9 +257,15 @@ impl Source {
     pub fn model<'a>(&'a self, gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Model<'a>, Failure> {
         let model = match self.outline() {
             Some(outline) => Model::partly_held(gguf, layers, &|tensor| outline.held(tensor)),
+            None if self.is_together() => Model::laid_together(gguf, layers),
             None => Model::new(gguf, layers),
         };
         model.map_err(|error| self.refused(error))
+    }
+
+    /// Whether the rows of its matrices lie together.
+    fn is_together(&self) -> bool {
+        matches!(&self.image, Image::File(file) if file.is_together())
     }
 
     /// Keeps the system from moving the weights that are in memory out of it.
@@ -355,13 +408,15 @@ pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
     })
 }
 
-/// Who brings the weights, and who keeps the caches, that are not in memory, if some are not.
+/// Who brings the weights, and who keeps the caches, that are not in memory, if some are not; and what lies elsewhere in it.
 #[derive(Clone, Copy, Default)]
 pub struct Elsewhere<'a> {
     /// The weights' reader.
     pub stream: Option<&'a Stream>,
     /// The caches' file.
     pub spill: Option<&'a SpillFile>,
+    /// The rows that lie together, and so elsewhere than in the file.
+    pub together: &'a [Tiles],
 }
 
 impl Elsewhere<'_> {
@@ -455,6 +510,7 @@ pub fn with_session<R>(
     if let Some(spill) = &spill {
         engine = engine.with_spill(spill);
     }
+    let together: Vec<Tiles> = if source.is_together() { model.tiles().collect() } else { Vec::new() };
     // What loads a model is not needed to run it.
     smidgen_host::pages::release_program();
     let mut session = Session {
@@ -462,7 +518,7 @@ pub fn with_session<R>(
         gguf: &gguf,
         model: &model,
         tokenizer: &tokenizer,
-        elsewhere: Elsewhere { stream: stream.as_ref(), spill: spill.as_ref() },
+        elsewhere: Elsewhere { stream: stream.as_ref(), spill: spill.as_ref(), together: &together },
         engine,
         workers,
         settings,

@@ -17,6 +17,7 @@ use crate::simd::Isa;
 use crate::store::{Fault, Lost, Nowhere, Spill, Store};
 use crate::workers::Workers;
 use core::fmt;
+use observer::Somebody;
 pub use observer::{Input, Observer, Op};
 
 /// Why a pass could not be made.
@@ -166,8 +167,9 @@ impl<'a> Engine<'a> {
     ///
     /// # Errors
     /// As [`Engine::forward`]; what reaches the output matrix must be finite.
-    pub fn forward_observed(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
+    pub fn forward_observed(&mut self, tokens: &[u32], observer: &mut dyn Observer) -> Result<(), Error> {
         self.check(tokens)?;
+        let observer = &mut Somebody(observer);
         let n_embd = self.model.hparams().n_embd;
         for batch in tokens.chunks(self.batch_tokens) {
             self.pass(batch, observer)?;
@@ -186,8 +188,9 @@ impl<'a> Engine<'a> {
     ///
     /// # Errors
     /// As [`Engine::forward`].
-    pub fn forward_timed(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
+    pub fn forward_timed(&mut self, tokens: &[u32], observer: &mut dyn Observer) -> Result<(), Error> {
         self.check(tokens)?;
+        let observer = &mut Somebody(observer);
         for batch in tokens.chunks(self.batch_tokens) {
             self.pass(batch, observer)?;
         }

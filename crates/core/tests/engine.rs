@@ -48,10 +48,41 @@ fn with_engine<T>(
     let gguf = Gguf::parse(bytes, bytes.len() as u64).unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::new(&gguf, &mut layers).unwrap();
-    let plan = Plan::new(&model, &limits).unwrap();
+    with_engine_of(&model, limits, isa, workers, job)
+}
+
+/// The same for a model in which rows are laid together first.
+fn with_laid_engine<T>(bytes: &[u8], limits: Limits, isa: Isa, job: impl FnOnce(&mut Engine<'_>) -> T) -> T {
+    let gguf = Gguf::parse(bytes, bytes.len() as u64).unwrap();
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+    let mut laid = bytes.to_vec();
+    let mut n_bytes = 0;
+    for tiles in Model::new(&gguf, &mut layers).unwrap().tiles() {
+        let rows = &mut laid[tiles.offset as usize..][..tiles.n_bytes];
+        tiles.lay_together(isa, rows, &mut vec![0; tiles.tile_bytes]);
+        n_bytes += tiles.n_bytes;
+        let mut apart = vec![0; tiles.n_bytes];
+        tiles.rows(rows, &mut apart);
+        assert!(apart == bytes[tiles.offset as usize..][..tiles.n_bytes], "there and back");
+    }
+    assert!(n_bytes > bytes.len() / 2, "{n_bytes} bytes were laid together");
+    let gguf = Gguf::parse(&laid, laid.len() as u64).unwrap();
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+    let model = Model::laid_together(&gguf, &mut layers).unwrap();
+    with_engine_of(&model, limits, isa, &Single, job)
+}
+
+fn with_engine_of<T>(
+    model: &Model<'_>,
+    limits: Limits,
+    isa: Isa,
+    workers: &dyn Workers,
+    job: impl FnOnce(&mut Engine<'_>) -> T,
+) -> T {
+    let plan = Plan::new(model, &limits).unwrap();
     // Bytes that would spoil a result if anything were read before it is written.
     let mut arena = vec![0xff; plan.arena_bytes()];
-    let mut engine = Engine::new(&model, &plan, isa, workers, &mut arena).unwrap();
+    let mut engine = Engine::new(model, &plan, isa, workers, &mut arena).unwrap();
     job(&mut engine)
 }
 
@@ -164,6 +195,26 @@ fn every_instruction_set_batch_and_crew_gives_the_same_bits() {
         let limits = Limits { n_threads, batch_tokens: 64, ..LIMITS };
         let got = bits(&logits(&bytes, limits, Isa::detect(), &Spawning(n_threads), &tokens));
         assert!(got == want, "{n_threads} threads differ");
+    }
+}
+
+#[test]
+fn rows_that_lie_together_give_the_same_bits() {
+    let f32 = shared("gguf/stories260K-v1-f32.gguf");
+    for (bytes, n_vocab) in [(Some(tales()), 2048), (f32, 512)] {
+        let Some(bytes) = bytes else { continue };
+        let tokens = tokens(40, n_vocab);
+        let want = bits(&logits(&bytes, LIMITS, Isa::SCALAR, &Single, &tokens));
+        for isa in Isa::available() {
+            for batch_tokens in [1, 16] {
+                let got = with_laid_engine(&bytes, Limits { batch_tokens, ..LIMITS }, isa, |engine| {
+                    let mut all = Vec::new();
+                    engine.forward_each(&tokens, |_, logits| all.push(logits.to_vec())).unwrap();
+                    all
+                });
+                assert!(bits(&got) == want, "{} with batches of {batch_tokens}", isa.name());
+            }
+        }
     }
 }
 

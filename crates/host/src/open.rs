@@ -4,7 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use smidgen_core::bytes::Endian;
+use smidgen_core::gguf::Gguf;
+use smidgen_core::model::{Layer, Model};
+use smidgen_core::ops::matmul::Tiles;
 use smidgen_core::quant::Type;
+use smidgen_core::simd::Isa;
 use smidgen_core::workers::Single;
 
 use crate::emit::{Emission, Means};
@@ -53,6 +57,7 @@ pub struct ModelFile {
     image: Image,
     path: PathBuf,
     format: Format,
+    is_together: bool,
 }
 
 impl ModelFile {
@@ -64,6 +69,31 @@ impl ModelFile {
     /// Whether the bytes are mapped from the model's own file.
     pub fn is_mapped(&self) -> bool {
         self.image.is_mapped()
+    }
+
+    /// Whether the rows of its matrices lie together, as [`Model::laid_together`] takes them.
+    pub fn is_together(&self) -> bool {
+        self.is_together
+    }
+
+    /// The same model in memory of our own, in which rows lie together as products want them: a mapped file is read for that. One
+    /// that cannot be run stays as it is.
+    ///
+    /// # Errors
+    /// A mapped file that cannot be read again.
+    pub fn laid_together(mut self, isa: Isa, progress: &dyn Progress) -> Result<Self, Error> {
+        if self.image.is_mapped() {
+            self.image = read_unmapped(self.image, &self.path, progress)?;
+        }
+        let tiles = tiles_of(&self.image);
+        if let Image::Owned(pages) = &mut self.image {
+            let mut scratch = vec![0; tiles.iter().map(|tiles| tiles.tile_bytes).max().unwrap_or(0)];
+            for tiles in &tiles {
+                tiles.lay_together(isa, &mut pages[tiles.offset as usize..][..tiles.n_bytes], &mut scratch);
+            }
+            self.is_together = !tiles.is_empty();
+        }
+        Ok(self)
     }
 
     /// Keeps the system from moving these bytes out of memory.
@@ -114,7 +144,7 @@ pub fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<ModelFile, Er
             // One that is not mapped was packed.
             let is_done = options.mmap || !image.is_mapped();
             let image = if is_done { image } else { read_unmapped(image, path, options.progress)? };
-            return Ok(ModelFile { image, path: path.to_path_buf(), format });
+            return Ok(ModelFile { image, path: path.to_path_buf(), format, is_together: false });
         }
     }
     let mut source = open_source(path, format, options.tokenizer.as_deref(), options.outtype)?;
@@ -123,7 +153,18 @@ pub fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<ModelFile, Er
     let means = Means { encode: &Plain, workers: &Single, progress: options.progress };
     let image = Image::Owned(emission.to_pages(source.as_mut(), &means)?.0);
     gguf_source::parse(path, &image)?;
-    Ok(ModelFile { image, path: path.to_path_buf(), format })
+    Ok(ModelFile { image, path: path.to_path_buf(), format, is_together: false })
+}
+
+/// The rows of the model in `image` that can lie together; none when it is no model that can be run.
+fn tiles_of(image: &[u8]) -> Vec<Tiles> {
+    let tiles = || {
+        let gguf = Gguf::parse(image, image.len() as u64).ok()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).ok()?];
+        let model = Model::new(&gguf, &mut layers).ok()?;
+        Some(model.tiles().collect())
+    };
+    tiles().unwrap_or_default()
 }
 
 /// Gives the map back before its file is read, so that the file is never in memory twice.

@@ -5,6 +5,7 @@ mod tiny;
 use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
+use smidgen_core::simd::Isa;
 use smidgen_host::{ConvertOptions, OpenOptions, convert, open};
 use tiny::{Directory, HEAD_DIM, Model, N_EMBD, N_LAYERS, N_VOCAB, Tensor};
 
@@ -407,6 +408,32 @@ fn a_mapped_file_and_a_read_one_have_the_same_bytes() {
     assert!(mapped.is_mapped() && !read.is_mapped());
     assert!(mapped.bytes() == read.bytes());
     assert_eq!(read.bytes().as_ptr() as usize % 4096, 0, "pages of our own begin on a page");
+}
+
+#[test]
+fn rows_are_laid_together_in_memory_alone() {
+    let directory = Directory::new();
+    directory.write("model.bin", tiny::llama2c_legacy([16, 48, 1, 2, 2, 40, 4]));
+    let path = directory.join("model.gguf");
+    convert(&directory.join("model.bin"), path.as_ref(), &ConvertOptions::default()).unwrap();
+    let stored = std::fs::read(&path).unwrap();
+    for mmap in [true, false] {
+        let file = open(&path, &OpenOptions { mmap, ..OpenOptions::default() }).unwrap();
+        assert!(!file.is_together());
+        let laid = file.laid_together(Isa::detect(), &Silent).unwrap();
+        assert!(laid.is_together() && !laid.is_mapped());
+        assert!(laid.bytes().len() == stored.len() && laid.bytes() != stored);
+        assert!(std::fs::read(&path).unwrap() == stored, "the file is as it was");
+    }
+    // What is no model that can be run stays as it is.
+    let mut header = smidgen_host::gguf_write::Header::new(Endian::Little);
+    header.str("general.architecture", b"unknown");
+    let mut bytes = Vec::new();
+    header.write(&mut bytes).unwrap();
+    directory.write("other.gguf", &bytes);
+    let other = open(&directory.join("other.gguf"), &OpenOptions::default()).unwrap();
+    let other = other.laid_together(Isa::detect(), &Silent).unwrap();
+    assert!(!other.is_together() && other.bytes() == bytes);
 }
 
 #[test]

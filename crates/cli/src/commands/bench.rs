@@ -11,7 +11,8 @@ use clap::Args;
 use serde::Serialize;
 use smidgen_core::engine::{Observer, Op};
 use smidgen_core::model::{Layer, Model};
-use smidgen_core::ops::matmul::Matrix;
+use smidgen_core::ops::matmul::{Crew, Matrix};
+use smidgen_core::ops::reading::read_all;
 use smidgen_host::Progress;
 use std::io::Write;
 use std::time::Instant;
@@ -76,6 +77,8 @@ struct OpsReport<'a> {
     threads: usize,
     n_tokens: usize,
     depth: usize,
+    /// Bytes of weights that this machine reads in a second where nothing is computed with them, as measured now.
+    limit_gb_per_s: f64,
     ops: Vec<TimedOp>,
 }
 
@@ -87,6 +90,10 @@ struct TimedOp {
     share: f64,
     weight_bytes: u64,
     weight_gb_per_s: f64,
+    /// Additions and multiplications of the products in a second.
+    gop_per_s: f64,
+    /// `weight_gb_per_s` as a share of the limit.
+    limit_share: f64,
 }
 
 /// Who looks at the clock whenever a part of a pass begins.
@@ -126,21 +133,41 @@ fn op_name(op: Op) -> &'static str {
     }
 }
 
-/// Bytes of the matrices that a part of a pass multiplies with, in all layers.
-fn op_weight_bytes(op: Op, model: &Model<'_>) -> u64 {
-    let bytes = |matrix: &Matrix<'_>| (matrix.rows * matrix.row_bytes()) as u64;
+/// Weights and their bytes in the matrices that a part of a pass multiplies with, in all layers.
+fn op_weights(op: Op, model: &Model<'_>) -> [u64; 2] {
+    let one = |matrix: &Matrix<'_>| [matrix.rows * matrix.columns, matrix.rows * matrix.row_bytes()].map(|n| n as u64);
+    let sum = |matrices: &[&Matrix<'_>]| matrices.iter().fold([0, 0], |sum, matrix| add(sum, one(matrix)));
     let layer = |layer: &Layer<'_>| match op {
-        Op::Qkv => bytes(&layer.query().matrix) + bytes(&layer.key().matrix) + bytes(&layer.value().matrix),
-        Op::AttentionOutput => bytes(&layer.output().matrix),
-        Op::FeedForward => bytes(&layer.gate().matrix) + bytes(&layer.up().matrix),
-        Op::Down => bytes(&layer.down().matrix),
-        _ => 0,
+        Op::Qkv => sum(&[&layer.query().matrix, &layer.key().matrix, &layer.value().matrix]),
+        Op::AttentionOutput => one(&layer.output().matrix),
+        Op::FeedForward => sum(&[&layer.gate().matrix, &layer.up().matrix]),
+        Op::Down => one(&layer.down().matrix),
+        _ => [0, 0],
     };
-    if op == Op::Logits { bytes(model.output()) } else { model.layers().iter().map(layer).sum() }
+    if op == Op::Logits { one(model.output()) } else { model.layers().iter().map(layer).fold([0, 0], add) }
+}
+
+fn add(a: [u64; 2], b: [u64; 2]) -> [u64; 2] {
+    [a[0] + b[0], a[1] + b[1]]
+}
+
+/// Bytes of weights in a second that are read and not computed with: the best of some passes over those in memory.
+fn limit(session: &Session<'_>) -> f64 {
+    const PASSES: usize = 9;
+    let crew = Crew { isa: session.settings.isa, workers: session.workers };
+    let pass = || {
+        let began = Instant::now();
+        session.model.matrices().for_each(|matrix| read_all(crew, matrix.held_bytes()));
+        began.elapsed().as_secs_f64()
+    };
+    let seconds = (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min);
+    let n_bytes: usize = session.model.matrices().map(|matrix| matrix.held_bytes().len()).sum();
+    n_bytes as f64 / seconds
 }
 
 /// Times the parts of `n_tokens` passes behind `depth` tokens.
 fn time_ops(session: &mut Session<'_>, ids: &[u32], n_tokens: usize, depth: usize) -> Result<Vec<TimedOp>, Failure> {
+    let limit = limit(session);
     let (before, timed) = ids[..depth + n_tokens].split_at(depth);
     let mut seconds = [const { Vec::new() }; Op::ALL.len()];
     session.engine.truncate(0);
@@ -163,13 +190,16 @@ fn time_ops(session: &mut Session<'_>, ids: &[u32], n_tokens: usize, depth: usiz
     let all: f64 = medians.iter().sum();
     let timed = Op::ALL.map(|op| {
         let seconds = medians[op as usize];
-        let weight_bytes = op_weight_bytes(op, session.model);
+        let [n_weights, weight_bytes] = op_weights(op, session.model);
+        let per_s = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         TimedOp {
             op: op_name(op),
             us_per_token: seconds * 1e6,
             share: seconds / all,
             weight_bytes,
-            weight_gb_per_s: if seconds > 0.0 { weight_bytes as f64 / seconds / 1e9 } else { 0.0 },
+            weight_gb_per_s: per_s(weight_bytes) / 1e9,
+            gop_per_s: per_s(2 * n_weights) / 1e9,
+            limit_share: per_s(weight_bytes) / limit,
         }
     });
     Ok(timed.into())
@@ -190,6 +220,7 @@ fn show_ops(flags: &Flags, session: &mut Session<'_>, ids: &[u32], stdout: &mut 
         threads: session.settings.limits.n_threads,
         n_tokens,
         depth,
+        limit_gb_per_s: limit(session) / 1e9,
         ops,
     };
     if flags.json {
@@ -197,13 +228,19 @@ fn show_ops(flags: &Flags, session: &mut Session<'_>, ids: &[u32], stdout: &mut 
         return Ok(Status::Done);
     }
     let mut table = Table::default();
-    table.row(["part".into(), "us/token".into(), "share".into(), "weights GB/s".into()]);
+    table.row(["part", "us/token", "share", "weights GB/s", "of what can be read", "Gop/s"].map(str::to_owned));
     for op in &report.ops {
-        let rate = if op.weight_bytes > 0 { format!("{:.2}", op.weight_gb_per_s) } else { String::new() };
-        table.row([op.op.into(), format!("{:.1}", op.us_per_token), format!("{:.1} %", op.share * 100.0), rate]);
+        let rates = [format!("{:.2}", op.weight_gb_per_s), percent(op.limit_share), format!("{:.1}", op.gop_per_s)];
+        let [rate, limit, ops] = if op.weight_bytes > 0 { rates } else { Default::default() };
+        table.row([op.op.into(), format!("{:.1}", op.us_per_token), percent(op.share), rate, limit, ops]);
     }
-    report::write(stdout, table.render(&[1, 2, 3]).as_bytes())?;
+    report::write(stdout, table.render(&[1, 2, 3, 4, 5]).as_bytes())?;
+    eprintln!("smidgen: weights can be read at {:.2} GB/s here, with nothing else to do", report.limit_gb_per_s);
     Ok(Status::Done)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 /// What is timed: `n_tokens` that pass through the model together or one after the other, behind `depth` others.
@@ -284,7 +321,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     if context != 0 && context < needed {
         return Err(Failure::Input(format!("-c {context} has no room for the {needed} tokens of the longest test")));
     }
-    let source = Source::open_within(&flags.model, &engine, &SamplingArgs::GREEDY)?;
+    let source = Source::open_within(&flags.model, &engine, &SamplingArgs::GREEDY)?.to_run(&engine)?;
     load::with_session(&source, &engine, &SamplingArgs::GREEDY, began, |session| {
         let context_tokens = session.settings.limits.context_tokens;
         if context_tokens < needed {

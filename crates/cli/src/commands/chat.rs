@@ -53,7 +53,7 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?;
+    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
     load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
         let template = Template::of_model(flags.chat_template_file.as_deref(), session)?;
         let params = session.settings.params;

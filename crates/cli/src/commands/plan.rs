@@ -55,7 +55,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?;
+    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_plan(&flags.engine);
     let gguf = source.gguf()?;
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
     let model = source.model(&gguf, &mut layers)?;

@@ -157,7 +157,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
             return Err(Failure::Input(format!("{}: is a directory, not a file to write", path.display())));
         }
     }
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?;
+    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
     draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, draft_bytes| {
         // What the draft model takes is not there for this one.
         let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), ..flags.engine.clone() };

@@ -67,7 +67,7 @@ pub(super) fn run(flags: &Flags, _stdout: &mut dyn Write) -> Result<Status, Fail
     let began = Instant::now();
     // A request may ask to choose among all tokens.
     let widest = SamplingArgs { temp: Some(1.0), top_k: Some(0), ..flags.sampling.clone() };
-    let source = Source::open_within(&flags.model, &flags.engine, &widest)?;
+    let source = Source::open_within(&flags.model, &flags.engine, &widest)?.to_run(&flags.engine)?;
     let context_tokens = load::context_tokens(&flags.engine, &source)?;
     let body_bytes = BODY_BYTES + BODY_BYTES_PER_TOKEN * context_tokens;
     let of_connection = COPIES_OF_BODY * body_bytes + 2 * BUFFER_BYTES;

@@ -28,6 +28,13 @@ fn the_parts_of_a_pass_make_up_the_whole() {
     let shares: f64 = ops.iter().map(|op| op["share"].as_f64().unwrap()).sum();
     assert!((shares - 1.0).abs() < 1e-6, "{shares}");
     assert!(ops.iter().all(|op| op["us_per_token"].as_f64().unwrap() > 0.0));
+    assert!(report["limit_gb_per_s"].as_f64().unwrap() > 0.0);
+    for op in ops {
+        let has_weights = op["weight_bytes"].as_u64().unwrap() > 0;
+        for rate in ["weight_gb_per_s", "gop_per_s", "limit_share"] {
+            assert_eq!(op[rate].as_f64().unwrap() > 0.0, has_weights, "{rate} of {}", op["op"]);
+        }
+    }
     assert!(ops.iter().any(|op| op["weight_bytes"].as_u64().unwrap() > 0));
     let table = smidgen(&["bench", TALES, "-n", "8", "--ops"]).ok();
     assert_eq!(table.lines().count(), ops.len() + 1, "{table}");

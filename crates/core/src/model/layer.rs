@@ -155,6 +155,11 @@ impl<'a> Layer<'a> {
         order.into_iter().map(move |slot| matrices[slot as usize]).filter(|matrix| matrix.rows > 0)
     }
 
+    /// The same matrices, whose tiles lie together now.
+    pub(super) fn lay_together(&mut self) {
+        self.matrices = self.matrices.map(Matrix::laid_together);
+    }
+
     /// Whether `is` holds for the type of a matrix of this layer.
     pub fn has_weights(&self, is: fn(Type) -> bool) -> bool {
         self.matrices.iter().any(|matrix| is(matrix.kind))

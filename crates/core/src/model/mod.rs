@@ -12,7 +12,7 @@ pub use layer::{Layer, Linear};
 
 use crate::bytes::Endian;
 use crate::gguf::{Gguf, Name, Tensor};
-use crate::ops::matmul::Matrix;
+use crate::ops::matmul::{Matrix, Tiles};
 use crate::ops::norm::Vector;
 use crate::ops::rope::Rope;
 use layer::{matrix, vector};
@@ -56,6 +56,12 @@ impl<'a> Model<'a> {
     /// # Errors
     /// Those of [`Model::new`].
     pub fn partly_held(gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>], held: Held<'_, 'a>) -> Result<Self, Error> {
+        let model = Self::fill(gguf, layers, held)?;
+        Ok(Model { layers, ..model })
+    }
+
+    /// Fills in `layers`, which the model does not have yet.
+    fn fill(gguf: &Gguf<'a>, layers: &mut [Layer<'a>], held: Held<'_, 'a>) -> Result<Self, Error> {
         if gguf.endian() == Endian::Big {
             return Err(Error::BigEndian);
         }
@@ -93,8 +99,25 @@ impl<'a> Model<'a> {
         if model.output.rows == 0 {
             model.output = model.embedding;
         }
-        model.layers = layers;
         Ok(model)
+    }
+
+    /// As [`Model::new`], for an image in which somebody has laid the rows of all of [`Model::tiles`] together.
+    ///
+    /// # Errors
+    /// Those of [`Model::new`].
+    pub fn laid_together(gguf: &Gguf<'a>, layers: &'a mut [Layer<'a>]) -> Result<Self, Error> {
+        let model = Self::fill(gguf, layers, &|tensor| gguf.data(tensor))?;
+        layers.iter_mut().for_each(Layer::lay_together);
+        let is_tied = model.embedding.offset(0) == model.output.offset(0);
+        let output = model.output.laid_together();
+        let embedding = if is_tied { output } else { model.embedding };
+        Ok(Model { embedding, output, layers, ..model })
+    }
+
+    /// The rows that a pass multiplies with and that can lie together.
+    pub fn tiles(&self) -> impl Iterator<Item = Tiles> {
+        self.matrices().filter_map(|matrix| matrix.tiles())
     }
 
     /// Puts a tensor that belongs to no layer in its place.

@@ -122,6 +122,16 @@ impl CacheKernel for Score<'_> {
             }
             s.store(s.mul(s.sums(&sums), s.splat(self.scale)), group);
         }
+        if TILE == LANES && !scores.is_empty() {
+            // So do fewer than sixteen, beside which sums of before are added up once more for nobody.
+            for (sums, key) in sums.iter_mut().zip(keys) {
+                *sums = products::<S, C>(s, chunks, (last, rest.len()), key);
+            }
+            let mut group = [0.0; LANES];
+            s.store(s.mul(s.sums(&sums), s.splat(self.scale)), &mut group);
+            scores.copy_from_slice(&group[..scores.len()]);
+            return;
+        }
         for (score, key) in scores.iter_mut().zip(keys) {
             *score = s.sum(products::<S, C>(s, chunks, (last, rest.len()), key)) * self.scale;
         }
@@ -152,13 +162,31 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let largest = largest(self.scores);
-        for score in self.scores.iter_mut() {
-            *score = exp(*score - largest);
-        }
+        each_lane(s, self.scores, |score| exp(score - largest));
         let inverse = 1.0 / sum(s, self.scores);
-        for score in self.scores.iter_mut() {
-            *score *= inverse;
+        each_lane(s, self.scores, |score| score * inverse);
+    }
+}
+
+/// Replaces every value by `f` of it. Where there are vectors, fewer values than make one are made up for with zeros, which are
+/// computed too: that is faster than one after the other.
+#[inline(always)]
+fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for x in chunk {
+            *x = f(*x);
         }
+    }
+    if TILE != LANES {
+        rest.iter_mut().for_each(|x| *x = f(*x));
+    } else if !rest.is_empty() {
+        let mut last = [0.0; LANES];
+        s.store(s.load_part(rest), &mut last);
+        for x in &mut last {
+            *x = f(*x);
+        }
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
@@ -184,43 +212,63 @@ struct Mix<'a> {
     out: &'a mut [f32],
 }
 
-/// Vectors of a head that are mixed side by side: the adds of one wait for each other, those of another do not.
-const SIDE_BY_SIDE: usize = 4;
-
 impl CacheKernel for Mix<'_> {
+    /// Vectors are mixed side by side where a head has several: the adds of one wait for each other, those of another do not.
     #[inline(always)]
     fn run<S: Simd, C: CacheFormat>(mut self, s: S) {
         let mut column = 0;
-        while column + SIDE_BY_SIDE * LANES <= self.out.len() {
-            self.columns::<S, C, SIDE_BY_SIDE>(s, column);
-            column += SIDE_BY_SIDE * LANES;
-        }
         while column < self.out.len() {
-            self.columns::<S, C, 1>(s, column);
-            column += LANES;
+            let n = match (self.out.len() - column) / LANES {
+                0 => self.last::<S, C>(s, column),
+                1 => self.columns::<S, C, 1>(s, column),
+                2 => self.columns::<S, C, 2>(s, column),
+                3 => self.columns::<S, C, 3>(s, column),
+                _ => self.columns::<S, C, 4>(s, column),
+            };
+            column += n;
         }
     }
 }
 
 impl Mix<'_> {
-    /// `N` vectors from column `first` on; the last may be a part of one.
+    /// The weights with the rows that they belong to, in one piece or two.
     #[inline(always)]
-    fn columns<S: Simd, C: CacheFormat, const N: usize>(&mut self, s: S, first: usize) {
-        let n = if N > 1 { LANES } else { LANES.min(self.out.len() - first) };
-        let mut sums = [s.splat(0.0); N];
+    fn pieces(&self) -> [(&[f32], &[u8]); 2] {
         let (weights, more) = self.weights.split_at(self.values[0].len() / self.row_bytes);
-        for (weights, values) in [(weights, self.values[0]), (more, self.values[1])] {
+        [(weights, self.values[0]), (more, self.values[1])]
+    }
+
+    /// `N` vectors from column `first` on; gives how many columns that are.
+    #[inline(always)]
+    fn columns<S: Simd, C: CacheFormat, const N: usize>(&mut self, s: S, first: usize) -> usize {
+        let mut sums = [s.splat(0.0); N];
+        for (weights, values) in self.pieces() {
             for (&weight, value) in weights.iter().zip(values.chunks_exact(self.row_bytes)) {
                 let weight = s.splat(weight);
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    *sums = s.add(*sums, s.mul(weight, C::load(s, value, first + i * LANES, n)));
+                    *sums = s.add(*sums, s.mul(weight, C::load(s, value, first + i * LANES, LANES)));
                 }
             }
         }
-        for (sums, out) in sums.into_iter().zip(self.out[first..].chunks_mut(LANES)) {
-            let mut lanes = [0.0; LANES];
-            s.store(sums, &mut lanes);
-            out.copy_from_slice(&lanes[..out.len()]);
+        for (sums, out) in sums.into_iter().zip(self.out[first..].as_chunks_mut::<LANES>().0) {
+            s.store(sums, out);
         }
+        N * LANES
+    }
+
+    /// The last columns, which are no whole vector; gives how many they are.
+    #[inline(always)]
+    fn last<S: Simd, C: CacheFormat>(&mut self, s: S, first: usize) -> usize {
+        let n = self.out.len() - first;
+        let mut sums = s.splat(0.0);
+        for (weights, values) in self.pieces() {
+            for (&weight, value) in weights.iter().zip(values.chunks_exact(self.row_bytes)) {
+                sums = s.add(sums, s.mul(s.splat(weight), C::load(s, value, first, n)));
+            }
+        }
+        let mut lanes = [0.0; LANES];
+        s.store(sums, &mut lanes);
+        self.out[first..].copy_from_slice(&lanes[..n]);
+        n
     }
 }

@@ -37,13 +37,9 @@ pub fn multiply(
 /// # Errors
 /// A row that is not in memory and that the store could not bring.
 pub fn read_row(store: &dyn Store, matrix: &Matrix<'_>, row: usize, out: &mut [f32]) -> Result<(), Fault> {
-    let mut read = |bytes: &[u8]| {
-        let read = matrix.kind.dequantize(bytes, out);
-        read.unwrap_or_else(|_| unreachable!("the model was checked to hold supported types only"));
-    };
     if row < matrix.held_rows() {
-        read(matrix.row(row));
+        matrix.dequantize(row, out);
         return Ok(());
     }
-    store.fetch(matrix.offset(row), matrix.row_bytes(), &mut read)
+    store.fetch(matrix.offset(row), matrix.row_bytes(), &mut |bytes| matrix.of_rows(bytes).dequantize(0, out))
 }

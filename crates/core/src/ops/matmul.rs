@@ -6,8 +6,9 @@
 use super::norm::Vector;
 use super::products::{self, IN_BATCHES, TOKENS, Tokens};
 use crate::quant::panel::{Panel, Shape, Unpack};
+use crate::quant::tile::{Cut, LayTogether};
 use crate::quant::{FloatRows, Format, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer};
-use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE, each_row, prefetch};
+use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, prefetch};
 use crate::workers::{Columns, Single, Workers, split};
 use core::marker::PhantomData;
 
@@ -25,12 +26,53 @@ pub struct Matrix<'a> {
     /// What the bytes mean.
     pub kind: Type,
     row_bytes: usize,
+    /// Whether whole tiles of rows lie together.
+    together: bool,
+}
+
+/// Rows that can lie together: of which type, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    cut: Cut,
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// Bytes of all whole tiles.
+    pub n_bytes: usize,
+    /// Bytes of one tile.
+    pub tile_bytes: usize,
+}
+
+impl Tiles {
+    /// Lays the rows of every tile together; `rows` are [`Tiles::n_bytes`], and `scratch` has room for one tile.
+    ///
+    /// # Panics
+    /// When `rows` are no whole tiles, or `scratch` has no room for one.
+    pub fn lay_together(&self, isa: Isa, rows: &mut [u8], scratch: &mut [u8]) {
+        assert!(rows.len().is_multiple_of(self.tile_bytes), "whole tiles");
+        let apart = &mut scratch[..self.tile_bytes];
+        for tile in rows.chunks_exact_mut(self.tile_bytes) {
+            isa.run(LayTogether { cut: self.cut, tile, apart: &mut *apart });
+        }
+    }
+
+    /// The rows of `tiles`, some whole tiles that lie together, one after the other as a file has them.
+    ///
+    /// # Panics
+    /// When they are no whole tiles, or `rows` has room for another number of bytes.
+    pub fn rows(&self, tiles: &[u8], rows: &mut [u8]) {
+        assert!(tiles.len().is_multiple_of(self.tile_bytes) && rows.len() == tiles.len(), "whole tiles");
+        let row_bytes = self.tile_bytes / TILE;
+        for (index, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
+            let tile = &tiles[index / TILE * self.tile_bytes..][..self.tile_bytes];
+            self.cut.copy_row(tile, index % TILE, 0, row);
+        }
+    }
 }
 
 impl<'a> Matrix<'a> {
     /// No matrix.
     pub const EMPTY: Matrix<'static> =
-        Matrix { data: &[], offset: 0, rows: 0, columns: 0, kind: Type::F32, row_bytes: 0 };
+        Matrix { data: &[], offset: 0, rows: 0, columns: 0, kind: Type::F32, row_bytes: 0, together: false };
 
     /// The matrix in `data`; `None` when that is not exactly `rows` rows of `columns` values of `kind`.
     pub fn new(data: &'a [u8], kind: Type, rows: usize, columns: usize) -> Option<Self> {
@@ -42,12 +84,17 @@ impl<'a> Matrix<'a> {
     pub fn partly(data: &'a [u8], offset: u64, kind: Type, rows: usize, columns: usize) -> Option<Self> {
         let row_bytes = usize::try_from(kind.row_bytes(columns as u64)?).ok()?;
         let fits = data.len() <= row_bytes.checked_mul(rows)? && data.len().checked_rem(row_bytes)? == 0;
-        fits.then_some(Matrix { data, offset, rows, columns, kind, row_bytes })
+        fits.then_some(Matrix { data, offset, rows, columns, kind, row_bytes, together: false })
     }
 
     /// How many rows, from the first on, are in memory.
     pub fn held_rows(&self) -> usize {
         self.data.len().checked_div(self.row_bytes).unwrap_or(0)
+    }
+
+    /// The bytes of the rows that are in memory, however they lie.
+    pub fn held_bytes(&self) -> &'a [u8] {
+        self.data
     }
 
     /// Bytes of a row.
@@ -62,17 +109,59 @@ impl<'a> Matrix<'a> {
 
     /// The rows in `data`, which are some of this matrix, as a matrix of their own.
     pub fn of_rows<'b>(&self, data: &'b [u8]) -> Matrix<'b> {
-        Matrix { data, rows: data.len().checked_div(self.row_bytes).unwrap_or(0), ..*self }
+        Matrix { data, rows: data.len().checked_div(self.row_bytes).unwrap_or(0), together: false, ..*self }
     }
 
-    /// The bytes of row `row`, which is in memory.
+    /// The tiles that could lie together; `None` when a row is not in memory, or there are no whole tiles of such a type.
+    pub fn tiles(&self) -> Option<Tiles> {
+        let cut = self.kind.cut().filter(|_| self.rows >= TILE && self.held_rows() == self.rows)?;
+        let tile_bytes = TILE * self.row_bytes;
+        Some(Tiles { cut, offset: self.offset, n_bytes: self.rows / TILE * tile_bytes, tile_bytes })
+    }
+
+    /// This matrix with [`Matrix::tiles`] that do lie together.
+    pub fn laid_together(self) -> Self {
+        Self { together: self.tiles().is_some(), ..self }
+    }
+
+    /// The tile of rows from `first` on, if it lies together.
+    #[inline(always)]
+    fn tile(&self, first: usize) -> Option<&'a [u8]> {
+        let is_whole = self.together && first + TILE <= self.rows;
+        is_whole.then(|| &self.data[first * self.row_bytes..][..TILE * self.row_bytes])
+    }
+
+    /// Reads row `row`, which is in memory, into `out`, (columns).
+    pub(crate) fn dequantize(&self, row: usize, out: &mut [f32]) {
+        let read = |bytes: &[u8], out: &mut [f32]| {
+            let read = self.kind.dequantize(bytes, out);
+            read.unwrap_or_else(|_| unreachable!("the model was checked to hold supported types only"));
+        };
+        let (Some(tile), Some(cut)) = (self.tile(row / TILE * TILE), self.kind.cut()) else {
+            return read(self.row(row), out);
+        };
+        // As many blocks as this has room for, one at least.
+        let mut bytes = [0; 256];
+        let n_blocks = bytes.len() / self.kind.block_bytes();
+        let mut first = 0;
+        for values in out.chunks_mut(n_blocks * self.kind.block_len()) {
+            let n_bytes = (n_blocks * self.kind.block_bytes()).min(self.row_bytes - first);
+            cut.copy_row(tile, row % TILE, first, &mut bytes[..n_bytes]);
+            read(&bytes[..n_bytes], values);
+            first += n_bytes;
+        }
+    }
+
+    /// The bytes of row `row`, which is in memory and does not lie in a tile together.
     #[inline(always)]
     pub fn row(&self, row: usize) -> &'a [u8] {
         &self.data[row * self.row_bytes..][..self.row_bytes]
     }
 
-    /// Some of the rows as a matrix of their own.
+    /// Some of the rows as a matrix of their own; those that lie together are not parted.
     pub fn slice(&self, rows: core::ops::Range<usize>) -> Matrix<'a> {
+        let is_parted = !rows.start.is_multiple_of(TILE) || rows.end < self.rows && !rows.end.is_multiple_of(TILE);
+        debug_assert!(!(self.together && is_parted && !rows.is_empty()), "tiles stay whole");
         let held = |row: usize| row.min(self.held_rows()) * self.row_bytes;
         let data = &self.data[held(rows.start)..held(rows.end)];
         Matrix { data, offset: self.offset(rows.start), rows: rows.len(), ..*self }
@@ -181,7 +270,7 @@ fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
 
 /// The dot products of the rows of a matrix of an integer format with every activation, tile by tile and panel by panel.
 fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>, columns: &mut Columns<'_>) {
-    let Unpacker { shape, n_blocks: panel_blocks, unpack } = Unpacker::new(matrix.kind);
+    let unpacker = Unpacker::new(matrix.kind);
     let tokens = Tokens {
         n_blocks: n_blocks(matrix.columns),
         q: activations.q,
@@ -189,19 +278,31 @@ fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>
         sum: activations.sum,
         rest: activations.rest,
     };
-    let n_panels = tokens.n_blocks.div_ceil(panel_blocks);
+    let mut done = 0;
+    if let Some(products) = unpacker.products.filter(|_| matrix.together && columns.n_rows() == 1) {
+        products(isa, matrix, &tokens, columns);
+        done = matrix.rows / TILE * TILE;
+        if done == matrix.rows {
+            return;
+        }
+    }
+    let n_panels = tokens.n_blocks.div_ceil(unpacker.n_blocks);
     let mut panel = Panel::EMPTY;
-    for first in (0..matrix.rows).step_by(TILE) {
-        let rows = tile_rows(matrix, first);
+    for first in (done..matrix.rows).step_by(TILE) {
         let width = TILE.min(matrix.rows - first);
+        let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
         let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE));
         let share = next.data.len().div_ceil(n_panels);
         for index in 0..n_panels {
-            // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
-            prefetch(next.data.get(index * share..next.data.len().min((index + 1) * share)).unwrap_or_default());
-            unpack(isa, &rows, index, &mut panel);
+            if let Some(tile) = tile {
+                (unpacker.unpack_together)(isa, tile, index, &mut panel);
+            } else {
+                // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
+                prefetch(next.data.get(index * share..next.data.len().min((index + 1) * share)).unwrap_or_default());
+                (unpacker.unpack)(isa, &rows, index, &mut panel);
+            }
             let out = products::Tile { columns, at: first, width };
-            products::multiply(isa, shape, &panel, index * panel_blocks, &tokens, out);
+            products::multiply(isa, unpacker.shape, &panel, index * unpacker.n_blocks, &tokens, out);
         }
     }
 }
@@ -211,16 +312,30 @@ struct Unpacker {
     shape: Shape,
     n_blocks: usize,
     unpack: fn(Isa, &[&[u8]; TILE], usize, &mut Panel),
+    unpack_together: fn(Isa, &[u8], usize, &mut Panel),
+    /// The products of all tiles that lie together with one token.
+    products: Option<fn(Isa, &Matrix<'_>, &Tokens<'_>, &mut Columns<'_>)>,
 }
 
 impl Unpacker {
     fn new(kind: Type) -> Self {
         /// How the rows of `F` are unpacked.
         type Rows<F> = <F as Format>::Rows;
-        with_integer!(kind, F => Unpacker {
-            shape: <Rows<F> as Unpack<F>>::SHAPE,
-            n_blocks: <Rows<F> as Unpack<F>>::N_BLOCKS,
-            unpack: |isa, rows, index, panel| isa.run(UnpackPanel { rows, index, panel, format: PhantomData::<F> }),
+        with_integer!(kind, F => {
+            let has_products = <Rows<F> as Unpack<F>>::HAS_PRODUCT && TILE == LANES;
+            Unpacker {
+                shape: <Rows<F> as Unpack<F>>::SHAPE,
+                n_blocks: <Rows<F> as Unpack<F>>::N_BLOCKS,
+                unpack: |isa, rows, index, panel| {
+                    isa.run(UnpackPanel { rows, index, panel, format: PhantomData::<F> });
+                },
+                unpack_together: |isa, tile, index, panel| {
+                    isa.run(UnpackTogether { tile, index, panel, format: PhantomData::<F> });
+                },
+                products: has_products.then_some(|isa, matrix, tokens, columns| {
+                    isa.run(Products { matrix, tokens, columns, format: PhantomData::<F> });
+                }),
+            }
         }, _ => unreachable!("the model was checked to hold supported types only"))
     }
 }
@@ -242,6 +357,44 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackPanel<'_, '_, F> {
     }
 }
 
+/// Fills in one panel from rows that lie together.
+struct UnpackTogether<'a, F> {
+    tile: &'a [u8],
+    index: usize,
+    panel: &'a mut Panel,
+    format: PhantomData<F>,
+}
+
+impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackTogether<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        F::Rows::unpack_together(s, self.tile, self.index, self.panel);
+    }
+}
+
+/// The products of the tiles of a matrix that lie together with one token.
+struct Products<'a, 'b, F> {
+    matrix: &'a Matrix<'a>,
+    tokens: &'a Tokens<'a>,
+    columns: &'a mut Columns<'b>,
+    format: PhantomData<F>,
+}
+
+impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let activation = self.tokens.first();
+        let tiles = self.matrix.data.chunks_exact(TILE * self.matrix.row_bytes);
+        for (tile, out) in tiles.zip(self.columns.row(0).as_chunks_mut::<TILE>().0) {
+            s.rows_store(F::Rows::product(s, tile, &activation), out);
+        }
+    }
+}
+
 /// The dot products of the rows of a matrix of floats with every token's values.
 struct FloatProducts<'a, 'b, F> {
     matrix: &'a Matrix<'a>,
@@ -257,15 +410,13 @@ impl<F: FloatRows> Kernel for FloatProducts<'_, '_, F> {
     fn run<S: Simd>(mut self, s: S) {
         let n_tokens = self.columns.n_rows();
         for first in (0..self.matrix.rows).step_by(TILE) {
-            let rows = tile_rows(self.matrix, first);
-            let width = TILE.min(self.matrix.rows - first);
             let mut token = 0;
             while IN_BATCHES && token + TOKENS <= n_tokens {
-                self.tile::<S, TOKENS>(s, &rows, token, first, width);
+                self.tile::<S, TOKENS>(s, token, first);
                 token += TOKENS;
             }
             while token < n_tokens {
-                self.tile::<S, 1>(s, &rows, token, first, width);
+                self.tile::<S, 1>(s, token, first);
                 token += 1;
             }
         }
@@ -273,15 +424,19 @@ impl<F: FloatRows> Kernel for FloatProducts<'_, '_, F> {
 }
 
 impl<F: FloatRows> FloatProducts<'_, '_, F> {
-    /// One tile of `width` rows with `T` tokens from `token` on, written at column `at` of this task.
+    /// The tile from row `first` on with `T` tokens from `token` on.
     #[inline(always)]
-    fn tile<S: Simd, const T: usize>(&mut self, s: S, rows: &[&[u8]; TILE], token: usize, at: usize, width: usize) {
+    fn tile<S: Simd, const T: usize>(&mut self, s: S, token: usize, first: usize) {
         let n = self.matrix.columns;
         let x: [&[f32]; T] = core::array::from_fn(|t| &self.x[(token + t) * n..(token + t + 1) * n]);
         let mut out = [[0.0; TILE]; T];
-        F::tile(s, rows, &x, &mut out);
+        match self.matrix.tile(first) {
+            Some(tile) if TILE == LANES => F::together(s, tile, &x, &mut out),
+            _ => F::tile(s, &tile_rows(self.matrix, first), &x, &mut out),
+        }
+        let width = TILE.min(self.matrix.rows - first);
         for (t, products) in out.iter().enumerate() {
-            self.columns.row(token + t)[at..at + width].copy_from_slice(&products[..width]);
+            self.columns.row(token + t)[first..first + width].copy_from_slice(&products[..width]);
         }
     }
 }

@@ -7,4 +7,5 @@ pub mod math;
 pub mod matmul;
 pub mod norm;
 pub(crate) mod products;
+pub mod reading;
 pub mod rope;

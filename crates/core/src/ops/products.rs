@@ -56,6 +56,14 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
+    /// All blocks of the first token.
+    #[inline(always)]
+    pub(super) fn first(&self) -> Activation<'a> {
+        let n = self.n_blocks;
+        let rest = self.rest.get(..n).unwrap_or_default();
+        Activation { q: &self.q[..n], scale: &self.scale[..n], sum: &self.sum[..n], rest }
+    }
+
     /// Blocks `first` to `first + n` of token `token`.
     #[inline(always)]
     fn blocks<const REST: bool>(&self, token: usize, first: usize, n: usize) -> Activation<'a> {

@@ -16,8 +16,10 @@
 // The same number indexes the arrays of every row or token; `each!` hides that from the lint.
 #![allow(clippy::needless_range_loop)]
 
-use super::block::{block_at, words_at};
+use super::activation::{Activation, REST};
+use super::block::dot;
 use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
+use super::tile::{Apart, Cut, Lanes, Together, block_at};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
 use crate::simd::{BLOCK, Simd, TILE, each, each_row};
@@ -99,9 +101,12 @@ impl<const BITS: usize, const BYTES: usize> AnyWidth<BITS, BYTES> {
         TABLES[BITS - 2][usize::from(window)] as u8
     }
 
-    /// The integers of half `half` of a block of each row, as signed bytes.
+    /// The integers of half `half` of a block of each row, as signed bytes; `words` is its stream of bits where that is cut.
     #[inline(always)]
-    fn levels<S: Simd>(s: S, words: &[S::C; MAX_WORDS], half: usize) -> [S::C; COLUMNS] {
+    fn levels<S: Simd>(s: S, blocks: impl Lanes<BYTES>, words: &[S::C; MAX_WORDS], half: usize) -> [S::C; COLUMNS] {
+        if BITS == 8 {
+            return block_at(s, blocks, 1 + half * BLOCK);
+        }
         each!(8, column => {
             let bit = 8 + (half * BLOCK + 4 * column + 1) * BITS - WINDOW;
             let (word, at) = (bit / 32, bit % 32);
@@ -117,24 +122,31 @@ impl<const BITS: usize, const BYTES: usize> AnyWidth<BITS, BYTES> {
         })
     }
 
-    /// The stream of bits of a block of each row. It ends one byte behind a word: its last words are cut out of its last
-    /// sixteen bytes, because what follows them is not always there.
+    /// How rows are cut that lie together: bytes that are codes stand in words, apart from the scale.
+    const CUT: Cut = Cut { block_bytes: BYTES, head: if BITS == 8 { 1 } else { 0 }, unit: 4 };
+
+    /// The scale of a block of each row, and the stream of bits that [`AnyWidth::levels`] wants.
     #[inline(always)]
-    fn words<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; MAX_WORDS] {
+    fn scale_and_words<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> (S::R, [S::C; MAX_WORDS]) {
+        if BITS == 8 {
+            let scale = s.e5m3(s.lanes(&each_row!(r => u32::from(blocks.byte(r)))));
+            return (scale, [s.all(0); MAX_WORDS]);
+        }
+        let words = Self::words(s, blocks);
+        (s.e5m3(words[0]), words)
+    }
+
+    /// The stream of bits of a block of each row. It ends one byte behind a word.
+    #[inline(always)]
+    fn words<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; MAX_WORDS] {
         let mut words = [s.all(0); MAX_WORDS];
         let whole = BYTES / 16;
         for sixteen in 0..whole {
-            let columns = words_at(s, blocks, 16 * sixteen);
+            let columns = blocks.words(s, 16 * sixteen);
             words[4 * sixteen..4 * sixteen + 4].copy_from_slice(&columns);
         }
-        let last = words_at(s, blocks, BYTES - 16);
-        for (word, out) in words[..Self::WORDS].iter_mut().enumerate().skip(4 * whole) {
-            let column = word - (BYTES / 4 - 4) - 1;
-            *out = s.down(last[column], 24);
-            if let Some(&next) = last.get(column + 1) {
-                *out = s.or(*out, s.up(next, 8));
-            }
-        }
+        let last = blocks.last_words(s);
+        words[4 * whole..Self::WORDS].copy_from_slice(&last[4 - (Self::WORDS - 4 * whole)..]);
         words
     }
 
@@ -184,6 +196,8 @@ pub(crate) struct Rows;
 impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Rows {
     const SHAPE: Shape = Shape { rest: BITS == 8, ..Shape::PLAIN };
     const N_BLOCKS: usize = BLOCKS;
+    const CUT: Option<Cut> = Some(AnyWidth::<BITS, BYTES>::CUT);
+    const HAS_PRODUCT: bool = true;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
@@ -193,40 +207,107 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         let (n_whole, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
         let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
         for block in 0..n_whole {
-            unpack_block::<S, BITS, BYTES>(s, &each_row!(r => &all[r][block]), block, panel);
+            fill::<S, BITS, BYTES>(s, Apart(&each_row!(r => &all[r][block])), block, panel);
         }
         if rest > 0 {
             // What is missing of the last block meets activations of zero.
             let padded = each_row!(r => AnyWidth::<BITS, BYTES>::padded(&rows[r][n_whole * BYTES..]));
-            unpack_block::<S, BITS, BYTES>(s, &each_row!(r => &padded[r]), n_whole, panel);
+            fill::<S, BITS, BYTES>(s, Apart(&each_row!(r => &padded[r])), n_whole, panel);
         }
-        // Of a last block that ends in its first half, only that has activations.
-        let last_half = if rest == 0 {
-            0
-        } else if (rest - 1) * 8 / BITS <= BLOCK {
-            1
-        } else {
-            2
-        };
-        panel.n_blocks = 2 * n_whole + last_half;
+        panel.n_blocks = 2 * n_whole + n_halves(BITS, rest);
+    }
+
+    #[inline(always)]
+    fn unpack_together<S: Simd>(s: S, tile: &[u8], index: usize, panel: &mut Panel) {
+        let cut = AnyWidth::<BITS, BYTES>::CUT;
+        let tile = &tile[index * BLOCKS / 2 * TILE * BYTES..];
+        let tile = &tile[..tile.len().min(BLOCKS / 2 * TILE * BYTES)];
+        panel.n_blocks = 0;
+        for (block, bytes) in tile.chunks(TILE * BYTES).enumerate() {
+            let mut padded = [[0; BYTES]; TILE];
+            let bytes = whole_block(cut, bytes, &mut padded, &mut panel.n_blocks, BITS);
+            fill::<S, BITS, BYTES>(s, Together(bytes, cut), block, panel);
+        }
+    }
+
+    /// The definition's steps in its order, for weights that were never stored.
+    #[inline(always)]
+    fn product<S: Simd>(s: S, tile: &[u8], activation: &Activation<'_>) -> S::R {
+        let cut = AnyWidth::<BITS, BYTES>::CUT;
+        let mut total = s.rows_splat(0.0);
+        let mut n_blocks = 0;
+        for (block, bytes) in tile.chunks(TILE * BYTES).enumerate() {
+            let mut padded = [[0; BYTES]; TILE];
+            let bytes = whole_block(cut, bytes, &mut padded, &mut n_blocks, BITS);
+            let blocks = Together(bytes, cut);
+            let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
+            for half in 0..2 {
+                let at = 2 * block + half;
+                if at < n_blocks {
+                    let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
+                    let sum = block_sum(s, <Self as Unpack<AnyWidth<BITS, BYTES>>>::SHAPE, levels, activation, at);
+                    let scale = s.rows_mul(scale, s.rows_splat(activation.scale[at]));
+                    total = s.rows_add(total, s.rows_mul(sum, scale));
+                }
+            }
+        }
+        total
     }
 }
 
-/// Unpacks block `block` of a panel's four.
+/// How many of the two halves of a last block of `rest` bytes have weights, and so activations.
 #[inline(always)]
-fn unpack_block<S: Simd, const BITS: usize, const BYTES: usize>(
+const fn n_halves(bits: usize, rest: usize) -> usize {
+    match rest {
+        0 => 0,
+        _ if (rest - 1) * 8 / bits <= BLOCK => 1,
+        _ => 2,
+    }
+}
+
+/// The block of a tile in `bytes`, made a whole one in `padded` where it is none; adds its halves to `n_blocks`.
+#[inline(always)]
+fn whole_block<'b, const BYTES: usize>(
+    cut: Cut,
+    bytes: &'b [u8],
+    padded: &'b mut [[u8; BYTES]; TILE],
+    n_blocks: &mut usize,
+    bits: usize,
+) -> &'b [u8] {
+    if bytes.len() == TILE * BYTES {
+        *n_blocks += 2;
+        return bytes;
+    }
+    *n_blocks += n_halves(bits, bytes.len() / TILE);
+    // What is missing of the last block meets activations of zero.
+    cut.pad(bytes, padded.as_flattened_mut());
+    padded.as_flattened()
+}
+
+/// The sums of the weights of a half block with the activations' block `at`, their rests included where they count.
+#[inline(always)]
+fn block_sum<S: Simd>(s: S, shape: Shape, w: [S::C; COLUMNS], activation: &Activation<'_>, at: usize) -> S::R {
+    let [first, second] = activation.sum[at];
+    let sum = dot(s, shape, w, &activation.q[at], first + second);
+    if !shape.rest {
+        return sum;
+    }
+    let rest = &activation.rest[at];
+    let rests = dot(s, shape, w, rest, rest.iter().map(|&rest| i32::from(rest)).sum());
+    s.rows_add(sum, s.rows_mul(rests, s.rows_splat(1.0 / REST)))
+}
+
+/// Fills in block `block` of a panel's four.
+#[inline(always)]
+fn fill<S: Simd, const BITS: usize, const BYTES: usize>(
     s: S,
-    blocks: &[&[u8; BYTES]; TILE],
+    blocks: impl Lanes<BYTES>,
     block: usize,
     panel: &mut Panel,
 ) {
-    let scale = s.e5m3(s.lanes(&each_row!(r => u32::from(blocks[r][0]))));
-    let words = if BITS == 8 { [s.all(0); MAX_WORDS] } else { AnyWidth::<BITS, BYTES>::words(s, blocks) };
+    let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
     for half in 0..2 {
-        let levels = match BITS {
-            8 => block_at(s, blocks, 1 + half * BLOCK),
-            _ => AnyWidth::<BITS, BYTES>::levels(s, &words, half),
-        };
+        let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
         s.rows_store(scale, &mut panel.scale[2 * block + half]);
         panel.put_signed(s, 2 * block + half, levels);
     }

@@ -3,7 +3,9 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::Parts;
+use super::activation::Activation;
 use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
+use super::tile::{Apart, Cut, Lanes, Together, nibbles_at};
 use crate::half::f32_to_f16;
 use crate::simd::{BLOCK, Simd, TILE, each, each_row};
 
@@ -15,21 +17,37 @@ pub(super) trait Block<const N: usize> {
     const MIN_AT: Option<usize>;
     /// The blocks' scales; most formats begin with a half float.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, blocks: &[&[u8; N]; TILE]) -> S::R {
-        halves_at(s, blocks, 0)
+    fn scales<S: Simd>(s: S, blocks: impl Lanes<N>) -> S::R {
+        s.halves(blocks.half(s, 0))
     }
     /// The stored integers.
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; N]; TILE]) -> [S::C; COLUMNS];
-}
-
-/// The half floats at byte `at` of some bytes of each row.
-#[inline(always)]
-pub(super) fn halves_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> S::R {
-    s.halves(s.lanes(&each_row!(r => u32::from(u16::from_le_bytes(*bytes_at(rows[r], at))))))
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<N>) -> [S::C; COLUMNS];
 }
 
 /// Formats of [`Block`]s: panels of eight of them.
 pub(crate) struct Rows<const N: usize>;
+
+impl<const N: usize> Rows<N> {
+    /// The scale stands alone where the integers do not make whole words with it.
+    const WORDS: Cut = Cut { block_bytes: N, head: N % 4, unit: 4 };
+
+    /// Fills in block `block` of a panel.
+    ///
+    /// A minimum is one to be added: it becomes the scale of a minimum of -1, which is taken away.
+    #[inline(always)]
+    fn fill<S: Simd, F: Block<N>>(s: S, blocks: impl Lanes<N>, block: usize, panel: &mut Panel) {
+        s.rows_store(F::scales(s, blocks), &mut panel.scale[block]);
+        let weights = F::weights(s, blocks);
+        match F::BIAS {
+            None => panel.put_signed(s, block, weights),
+            Some(_) => panel.put_unsigned(s, block, weights),
+        }
+        if let Some(at) = F::MIN_AT {
+            s.rows_store(s.rows_splat(-1.0), &mut panel.mins[block][0]);
+            s.rows_store(s.halves(blocks.half(s, at)), &mut panel.min_scale[block]);
+        }
+    }
+}
 
 impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
     const SHAPE: Shape = Shape {
@@ -42,8 +60,9 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
         ..Shape::PLAIN
     };
     const N_BLOCKS: usize = BLOCKS;
+    const CUT: Option<Cut> = Some(Self::WORDS);
+    const HAS_PRODUCT: bool = true;
 
-    /// A minimum is one to be added: it becomes the scale of a minimum of -1, which is taken away.
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
         let first = index * BLOCKS;
@@ -52,49 +71,61 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
         let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[first..end]);
         for block in 0..panel.n_blocks {
             let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
-            s.rows_store(F::scales(s, &blocks), &mut panel.scale[block]);
-            let weights = F::weights(s, &blocks);
-            match F::BIAS {
-                None => panel.put_signed(s, block, weights),
-                Some(_) => panel.put_unsigned(s, block, weights),
-            }
+            Self::fill::<S, F>(s, Apart(&blocks), block, panel);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_together<S: Simd>(s: S, tile: &[u8], index: usize, panel: &mut Panel) {
+        let blocks = tile.chunks_exact(TILE * N).skip(index * BLOCKS).take(BLOCKS);
+        panel.n_blocks = blocks.len();
+        for (block, bytes) in blocks.enumerate() {
+            Self::fill::<S, F>(s, Together(bytes, Self::WORDS), block, panel);
+        }
+    }
+
+    /// The definition's steps in its order, for weights that were never stored.
+    #[inline(always)]
+    fn product<S: Simd>(s: S, tile: &[u8], activation: &Activation<'_>) -> S::R {
+        let shape = <Self as Unpack<F>>::SHAPE;
+        let mut total = s.rows_splat(0.0);
+        for (block, bytes) in tile.chunks_exact(TILE * N).enumerate() {
+            let blocks = Together(bytes, Self::WORDS);
+            let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
+            let activation_scale = s.rows_splat(activation.scale[block]);
+            let [first, second] = activation.sum[block];
+            let sum = dot(s, shape, weights, &activation.q[block], first + second);
+            total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
             if let Some(at) = F::MIN_AT {
-                s.rows_store(s.rows_splat(-1.0), &mut panel.mins[block][0]);
-                s.rows_store(halves_at(s, &blocks, at), &mut panel.min_scale[block]);
+                let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(-(first + second) as f32));
+                let min_scale = s.rows_mul(s.halves(blocks.half(s, at)), activation_scale);
+                total = s.rows_add(total, s.rows_mul(below, min_scale));
             }
         }
+        total
     }
 }
 
-/// Four bytes from byte `at` of each row.
+/// The exact sums of a block's weights with the activations `q`, which add up to `total`.
 #[inline(always)]
-pub(super) fn word_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> S::C {
-    s.lanes(&each_row!(r => u32::from_le_bytes(*bytes_at(rows[r], at))))
-}
-
-/// Sixteen bytes from byte `at` of each row, as four words.
-#[inline(always)]
-pub(super) fn words_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; 4] {
-    s.columns(&each_row!(r => bytes_at(rows[r], at)))
-}
-
-/// Thirty-two bytes from byte `at` of each row.
-#[inline(always)]
-pub(super) fn block_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
-    s.block(&each_row!(r => bytes_at(rows[r], at)))
-}
-
-/// Thirty-two four-bit numbers from byte `at` of each row, as [`Simd::nibbles`] reads them.
-#[inline(always)]
-pub(super) fn nibbles_at<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
-    s.nibbles(&each_row!(r => bytes_at(rows[r], at)))
+pub(super) fn dot<S: Simd>(s: S, shape: Shape, weights: [S::C; COLUMNS], q: &[i8; BLOCK], total: i32) -> S::R {
+    let above = if shape.signed { S::OFFSET } else { shape.bias };
+    let mut sums = s.all((-above * total) as u32);
+    for (column, a) in q.as_chunks::<4>().0.iter().enumerate() {
+        let a = [a[0] as u8, a[1] as u8, a[2] as u8, a[3] as u8];
+        sums = match shape.signed {
+            true => s.dot_signed(sums, s.signed(weights[column]), a),
+            false => s.dot_unsigned(sums, weights[column], a),
+        };
+    }
+    s.floats(sums)
 }
 
 /// Thirty-two five-bit numbers of each row: at byte `at` four bytes of fifth bits, first value lowest, then the rest as
-/// [`Simd::nibbles`] reads them.
+/// [`nibbles_at`] reads them.
 #[inline(always)]
-pub(super) fn fives<S: Simd, const N: usize>(s: S, rows: &[&[u8; N]; TILE], at: usize) -> [S::C; COLUMNS] {
-    let fifths = word_at(s, rows, at);
+pub(super) fn fives<S: Simd, const N: usize>(s: S, rows: impl Lanes<N>, at: usize) -> [S::C; COLUMNS] {
+    let fifths = rows.word(s, at);
     let low = nibbles_at(s, rows, at + 4);
     let sixteen = s.all(0x1010_1010);
     each!(8, i => s.or(low[i], s.and(s.spread(fifths, 4 * i), sixteen)))

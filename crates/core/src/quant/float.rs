@@ -11,8 +11,12 @@ const FEW: usize = if TILE < 4 { TILE } else { 4 };
 
 /// A format of floats.
 pub(crate) trait FloatRows {
+    /// Bytes of a number.
+    const BYTES: usize;
     /// The dot products of each of [`TILE`] rows with each of `T` tokens' values: `out` is (T, TILE).
     fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
+    /// The same, of rows that lie together in `tile`.
+    fn together<S: Simd, const T: usize>(s: S, tile: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
 }
 
 /// The dot products of [`TILE`] rows with the values of `T` tokens, `N` bytes to every [`LANES`] values.
@@ -86,6 +90,60 @@ fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     }
 }
 
+/// The same for rows that lie together, one to a lane: what [`tile`] has in a lane is a vector here, and nothing is added
+/// across lanes.
+#[allow(clippy::needless_range_loop)] // The same number indexes the arrays of every token.
+#[inline(always)]
+fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
+    s: S,
+    tile: &[u8],
+    x: &[&[f32]; T],
+    out: &mut [[f32; TILE]; T],
+    load: impl Fn(&[u8; N]) -> S::F,
+) {
+    let n_chunks = x[0].len() / LANES;
+    let (chunks, rest) = tile.as_chunks::<N>().0.split_at(n_chunks * LANES);
+    let chunks = chunks.as_chunks::<LANES>().0;
+    let mut all = [[s.splat(0.0); LANES]; T];
+    for first in (0..LANES).step_by(GROUP) {
+        let mut sums = [[s.splat(0.0); GROUP]; T];
+        for (index, chunk) in chunks.iter().enumerate() {
+            for lane in 0..GROUP {
+                let w = load(&chunk[first + lane]);
+                for t in 0..T {
+                    let x = s.splat(x[t][index * LANES + first + lane]);
+                    sums[t][lane] = s.add(sums[t][lane], s.mul(w, x));
+                }
+            }
+        }
+        for lane in 0..GROUP.min(rest.len().saturating_sub(first)) {
+            let w = load(&rest[first + lane]);
+            for t in 0..T {
+                let x = s.splat(x[t][n_chunks * LANES + first + lane]);
+                sums[t][lane] = s.add(sums[t][lane], s.mul(w, x));
+            }
+        }
+        for t in 0..T {
+            all[t][first..first + GROUP].copy_from_slice(&sums[t]);
+        }
+    }
+    for (sums, out) in all.iter_mut().zip(out) {
+        // The tree of `Simd::sum`.
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                sums[lane] = s.add(sums[lane], sums[lane + half]);
+            }
+        }
+        let mut rows = [0.0; LANES];
+        s.store(sums[0], &mut rows);
+        out.copy_from_slice(&rows[..TILE]);
+    }
+}
+
+/// Lanes of which registers hold the sums with one token, and with several.
+const LANES_OF_ONE: usize = 8;
+const LANES_OF_MANY: usize = 4;
+
 /// A format of one number after the other.
 macro_rules! float_format {
     ($name:ident, $bytes:literal, $bits:ty, $load:ident, $widen:expr, $narrow:expr) => {
@@ -119,9 +177,19 @@ macro_rules! float_format {
         }
 
         impl FloatRows for $name {
+            const BYTES: usize = $bytes;
+
             #[inline(always)]
             fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]) {
                 tile::<S, { $bytes * LANES }, T>(s, rows, x, out, |w| s.$load(w));
+            }
+
+            #[inline(always)]
+            fn together<S: Simd, const T: usize>(s: S, tile: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]) {
+                match T {
+                    1 => together::<S, { $bytes * LANES }, T, LANES_OF_ONE>(s, tile, x, out, |w| s.$load(w)),
+                    _ => together::<S, { $bytes * LANES }, T, LANES_OF_MANY>(s, tile, x, out, |w| s.$load(w)),
+                }
             }
         }
     };

@@ -5,9 +5,10 @@
 
 use super::block::{self, Block};
 use super::panel::COLUMNS;
+use super::tile::{self, Lanes};
 use super::{Format, Pack, Parts, Type};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a block.
 const BYTES: usize = 18;
@@ -53,8 +54,8 @@ impl Block<BYTES> for IQ4_NL {
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
-        let codes = block::nibbles_at(s, blocks, 2);
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; COLUMNS] {
+        let codes = tile::nibbles_at(s, blocks, 2);
         each!(8, i => s.lookup(codes[i], &LEVELS))
     }
 }

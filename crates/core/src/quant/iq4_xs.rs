@@ -6,12 +6,13 @@
 //! (8..136) of which byte `i` holds value `i` in its low half and value `i + 16` in its high half. A value is `d *
 //! (scale - 32) * level`, of IQ4_NL's levels.
 
-use super::block::{self, bytes_at, nibbles_at, word_at};
+use super::block::{self, bytes_at};
 use super::iq4_nl::LEVELS;
 use super::panel::Panel;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves, half_at};
+use super::tile::{Lanes, nibbles_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 136;
@@ -51,6 +52,7 @@ impl Format for IQ4_XS {
 }
 
 impl Superblock<BYTES> for IQ4_XS {
+    const BY_WORDS: bool = true;
     const SCALES_PER_BLOCK: usize = 1;
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
@@ -69,8 +71,8 @@ impl Superblock<BYTES> for IQ4_XS {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
-        let (high, low) = (word_at(s, rows, 0), word_at(s, rows, 4));
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        let (high, low) = (rows.word(s, 0), rows.word(s, 4));
         for block in 0..BLOCKS {
             let upper = s.and(s.down(high, 16 + 2 * block), s.all(3));
             let scale = s.or(s.and(s.down(low, 4 * block), s.all(15)), s.up(upper, 4));
@@ -79,7 +81,7 @@ impl Superblock<BYTES> for IQ4_XS {
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         for block in 0..BLOCKS {
             let codes = nibbles_at(s, rows, 8 + block * BLOCK / 2);
             panel.put_signed(s, block, each!(8, i => s.lookup(codes[i], &LEVELS)));

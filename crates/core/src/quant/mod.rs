@@ -32,6 +32,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod superblock;
+pub(crate) mod tile;
 mod tq1_0;
 mod tq2_0;
 
@@ -396,6 +397,18 @@ impl Type {
     /// Whether dot products with this type read activations as 16-bit integers.
     pub fn is_fine(self) -> bool {
         with_integer!(self, F => <<F as Format>::Rows as panel::Unpack<F>>::SHAPE.rest, _ => false)
+    }
+
+    /// How rows of this type are cut to lie together; `None` for those that always lie apart, and where a tile has fewer rows
+    /// than a vector has lanes.
+    pub(crate) fn cut(self) -> Option<tile::Cut> {
+        if crate::simd::TILE != crate::simd::LANES {
+            return None;
+        }
+        with_floats!(self, F => {
+            let bytes = <F as float::FloatRows>::BYTES;
+            Some(tile::Cut { block_bytes: bytes, head: 0, unit: bytes })
+        }, _ => with_integer!(self, F => <<F as Format>::Rows as panel::Unpack<F>>::CUT, _ => None))
     }
 
     /// Whether rows can be written in this type.

@@ -6,8 +6,9 @@
 
 use super::block::{self, Block};
 use super::panel::COLUMNS;
+use super::tile::{self, Lanes};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each, each_row};
+use crate::simd::{BLOCK, Simd, each, each_row};
 
 /// Bytes of a block.
 const BYTES: usize = 17;
@@ -62,13 +63,13 @@ impl Block<BYTES> for MXFP4 {
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn scales<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> S::R {
-        s.rows_load(&each_row!(r => power(blocks[r][0])))
+    fn scales<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> S::R {
+        s.rows_load(&each_row!(r => power(blocks.byte(r))))
     }
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
-        let codes = block::nibbles_at(s, blocks, 1);
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; COLUMNS] {
+        let codes = tile::nibbles_at(s, blocks, 1);
         each!(8, i => s.lookup(codes[i], &DOUBLED))
     }
 }

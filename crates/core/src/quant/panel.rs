@@ -4,6 +4,8 @@
 //! product needs no sums across lanes, an unpacked tile meets as many tokens as there are, and formats and instruction sets
 //! add up instead of multiplying. A panel is 7 KiB: it stays in the nearest cache.
 
+use super::activation::Activation;
+use super::tile::Cut;
 use crate::simd::{BLOCK, Simd, TILE};
 
 /// Blocks that a panel has room for.
@@ -48,8 +50,22 @@ pub(crate) trait Unpack<F> {
     const SHAPE: Shape;
     /// Blocks in every panel but the last of a row.
     const N_BLOCKS: usize;
+    /// How rows are cut that lie together; `None` where they never do.
+    const CUT: Option<Cut> = None;
+    /// Whether there is a [`Unpack::product`].
+    const HAS_PRODUCT: bool = false;
     /// Fills in panel `index` of a tile of rows.
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel);
+    /// The same, of rows that lie together.
+    #[inline(always)]
+    fn unpack_together<S: Simd>(_: S, _: &[u8], _: usize, _: &mut Panel) {
+        unreachable!("rows without a cut lie apart")
+    }
+    /// The products of rows that lie together with one token, which meets every weight once: without a panel between.
+    #[inline(always)]
+    fn product<S: Simd>(_: S, _: &[u8], _: &Activation<'_>) -> S::R {
+        unreachable!("products of this format are taken from panels")
+    }
 }
 
 /// Some blocks of a tile of rows.

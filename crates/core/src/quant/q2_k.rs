@@ -4,11 +4,12 @@
 //! four blocks 32 bytes (16..80), of which byte `i` holds value `i` of the four, the first lowest; scale `d` as f16
 //! (80..82), minimum `dmin` as f16 (82..84). A value is `d * scale * q - dmin * min`.
 
-use super::block::{self, block_at, bytes_at, words_at};
+use super::block::{self, bytes_at};
 use super::panel::Panel;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock};
+use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 84;
@@ -44,15 +45,12 @@ impl Format for Q2_K {
 }
 
 impl Superblock<BYTES> for Q2_K {
+    const BY_WORDS: bool = true;
+    const SCALE_AT: usize = 80;
     const SCALES_PER_BLOCK: usize = 2;
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(82);
     const MINS_PER_BLOCK: usize = 2;
-
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 80)
-    }
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
@@ -72,14 +70,14 @@ impl Superblock<BYTES> for Q2_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
-        let both = words_at(s, rows, 0);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        let both = rows.words(s, 0);
         superblock::put_halves(s, each!(4, i => s.bits(both[i], 0, 15)), 0.0, &mut panel.factors);
         superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut panel.mins);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         for four in 0..BLOCKS / 4 {
             let quants = block_at(s, rows, 16 + four * BLOCK);
             for block in 0..4 {

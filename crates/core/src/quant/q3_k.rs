@@ -5,11 +5,12 @@
 //! lowest; sixteen six-bit scales (96..108, see [`unpack_scales`]); scale `d` as f16 (108..110). A value is `d * (scale
 //! - 32) * (q - 4)`.
 
-use super::block::{self, block_at, bytes_at, word_at};
+use super::block::{self, bytes_at};
 use super::panel::Panel;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock};
+use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 110;
@@ -47,12 +48,9 @@ impl Format for Q3_K {
 }
 
 impl Superblock<BYTES> for Q3_K {
+    const BY_WORDS: bool = true;
+    const SCALE_AT: usize = 108;
     const SCALES_PER_BLOCK: usize = 2;
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 108)
-    }
-
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         unpack_scales(bytes_at(superblock, 96))
@@ -68,14 +66,14 @@ impl Superblock<BYTES> for Q3_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
-        let (low, high) = ([word_at(s, rows, 96), word_at(s, rows, 100)], word_at(s, rows, 104));
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        let (low, high) = ([rows.word(s, 96), rows.word(s, 100)], rows.word(s, 104));
         let scales = each!(4, i => s.or(s.bits(low[i % 2], i / 2 * 4, 15), s.up(s.bits(high, 2 * i, 3), 4)));
         superblock::put_halves(s, scales, 32.0, &mut panel.factors);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         let thirds = block_at(s, rows, 0);
         let four = s.all(0x0404_0404);
         for block in 0..BLOCKS {

@@ -5,9 +5,10 @@
 
 use super::block::{self, Block};
 use super::panel::COLUMNS;
+use super::tile::{self, Lanes};
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd, TILE};
+use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.
 const BYTES: usize = 20;
@@ -70,8 +71,8 @@ impl Block<BYTES> for Q4_1 {
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
-        block::nibbles_at(s, blocks, 4)
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; COLUMNS] {
+        tile::nibbles_at(s, blocks, 4)
     }
 }
 

@@ -5,11 +5,12 @@
 //! holds value `i` of the first in its low half and value `i` of the second in its high half. A value is `d * scale * q
 //! - dmin * min`.
 
-use super::block::{self, block_at, bytes_at, words_at};
+use super::block::{self, bytes_at};
 use super::panel::Panel;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each, padded};
+use crate::simd::{BLOCK, Simd, each, padded};
 
 /// Bytes of a superblock.
 const BYTES: usize = 144;
@@ -43,6 +44,7 @@ impl Format for Q4_K {
 }
 
 impl Superblock<BYTES> for Q4_K {
+    const BY_WORDS: bool = true;
     const SCALES_PER_BLOCK: usize = 1;
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(2);
@@ -65,12 +67,12 @@ impl Superblock<BYTES> for Q4_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
-        unpack_scales_and_mins(s, words_at(s, rows, 0), panel);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        unpack_scales_and_mins(s, rows.words(s, 0), panel);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         for pair in 0..BLOCKS / 2 {
             let quants = block_at(s, rows, 16 + pair * BLOCK);
             panel.put_unsigned(s, 2 * pair, each!(8, i => s.bits(quants[i], 0, 15)));

@@ -6,9 +6,10 @@
 
 use super::block::{self, Block};
 use super::panel::COLUMNS;
+use super::tile::Lanes;
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd, TILE};
+use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.
 const BYTES: usize = 24;
@@ -64,7 +65,7 @@ impl Block<BYTES> for Q5_1 {
     const MIN_AT: Option<usize> = Some(2);
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; COLUMNS] {
         block::fives(s, blocks, 4)
     }
 }

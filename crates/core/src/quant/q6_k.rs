@@ -5,11 +5,12 @@
 //! bytes (128..192), of which byte `i` holds the two upper bits of value `i` of the four, the first lowest; a signed
 //! byte for each 16 values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
 
-use super::block::{self, block_at, bytes_at, words_at};
+use super::block::{self, bytes_at};
 use super::panel::Panel;
-use super::superblock::{self, BLOCKS, HALVES, Superblock, half_at};
+use super::superblock::{self, BLOCKS, HALVES, Superblock};
+use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 210;
@@ -48,12 +49,9 @@ impl Format for Q6_K {
 }
 
 impl Superblock<BYTES> for Q6_K {
+    const BY_WORDS: bool = true;
+    const SCALE_AT: usize = 208;
     const SCALES_PER_BLOCK: usize = 2;
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 208)
-    }
-
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         let scales: &[u8; HALVES] = bytes_at(superblock, 192);
@@ -69,15 +67,15 @@ impl Superblock<BYTES> for Q6_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         // A signed byte with its upper bit turned is the number plus 128.
-        let scales = words_at(s, rows, 192);
+        let scales = rows.words(s, 192);
         let turned = each!(4, i => s.xor(scales[i], s.all(0x8080_8080)));
         superblock::put_halves(s, turned, 128.0, &mut panel.factors);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         let bias = s.all(0x2020_2020);
         for four in 0..BLOCKS / 4 {
             let high = block_at(s, rows, 128 + four * BLOCK);

@@ -4,9 +4,10 @@
 
 use super::block::{self, Block};
 use super::panel::COLUMNS;
+use super::tile::{self, Lanes};
 use super::{Format, Pack, Parts, Quantize, Type};
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::simd::{BLOCK, Simd, TILE};
+use crate::simd::{BLOCK, Simd};
 
 /// Bytes of a block.
 const BYTES: usize = 34;
@@ -78,8 +79,8 @@ impl Block<BYTES> for Q8_0 {
     const MIN_AT: Option<usize> = None;
 
     #[inline(always)]
-    fn weights<S: Simd>(s: S, blocks: &[&[u8; BYTES]; TILE]) -> [S::C; COLUMNS] {
-        block::block_at(s, blocks, 2)
+    fn weights<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; COLUMNS] {
+        tile::block_at(s, blocks, 2)
     }
 }
 

@@ -5,10 +5,11 @@
 //! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
 //! an integer of its own.
 
-use super::block;
 use super::panel::{Panel, Row, Shape, Unpack};
+use super::tile::{Apart, Cut, Lanes, Together};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Simd, TILE, each_row};
+use core::borrow::Borrow;
 
 /// Values in a superblock of eight blocks.
 pub(super) const SUPERBLOCK: usize = 256;
@@ -33,10 +34,15 @@ pub(super) trait Superblock<const N: usize> {
     /// How many minimums a block has, one or two.
     const MINS_PER_BLOCK: usize = 1;
 
-    /// The bits of the stored scale; most formats begin with it.
+    /// Whether a tile is unpacked by words of all its rows, rather than row by row.
+    const BY_WORDS: bool = false;
+    /// Byte offset of the stored scale, for formats that have it in one piece; most begin with it.
+    const SCALE_AT: usize = 0;
+
+    /// The bits of the stored scale.
     #[inline(always)]
     fn scale(superblock: &[u8; N]) -> u16 {
-        half_at(superblock, 0)
+        half_at(superblock, Self::SCALE_AT)
     }
     /// The integers that the weights of each half of a block are multiplied with; formats with one scale have none.
     #[inline(always)]
@@ -53,9 +59,10 @@ pub(super) trait Superblock<const N: usize> {
 
     /// Fills in the integers of a tile: those of [`Superblock::scales`] as factors, and [`Superblock::mins`].
     #[inline(always)]
-    fn unpack_scales<S: Simd>(_: S, rows: &[&[u8; N]; TILE], panel: &mut Panel) {
-        for (r, row) in rows.iter().enumerate() {
-            let (scales, mins) = (Self::scales(row), Self::mins(row));
+    fn unpack_scales<S: Simd>(_: S, rows: impl Lanes<N>, panel: &mut Panel) {
+        for r in 0..TILE {
+            let row = rows.row(r);
+            let (scales, mins) = (Self::scales(row.borrow()), Self::mins(row.borrow()));
             for block in 0..Self::N_BLOCKS {
                 for half in 0..Self::SCALES_PER_BLOCK {
                     panel.factors[block][half][r] = f32::from(scales[2 * block + half]);
@@ -69,11 +76,11 @@ pub(super) trait Superblock<const N: usize> {
     /// Fills in the weights of a tile, those of [`Superblock::weights`]; the fast way of a format changes only who unpacks
     /// how many at once.
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; N]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<N>, panel: &mut Panel) {
         for block in 0..Self::N_BLOCKS {
             let mut weights = [[0; BLOCK]; TILE];
-            for (weights, row) in weights.iter_mut().zip(rows) {
-                *weights = Self::weights(row, block);
+            for (r, weights) in weights.iter_mut().enumerate() {
+                *weights = Self::weights(rows.row(r).borrow(), block);
             }
             let weights = s.block(&each_row!(r => &weights[r]));
             match Self::UNSIGNED {
@@ -157,6 +164,30 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
 /// The sums stay below 2^24, where every integer is a float: the largest, of Q6_K, is 128 * 32 * 127 * 32.
 pub(crate) struct Rows<const N: usize>;
 
+impl<const N: usize> Rows<N> {
+    /// Fills in a panel.
+    #[inline(always)]
+    fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
+        panel.n_blocks = F::N_BLOCKS;
+        let bits = match F::BY_WORDS {
+            true => superblocks.half(s, F::SCALE_AT),
+            false => s.lanes(&each_row!(r => u32::from(F::scale(superblocks.row(r).borrow())))),
+        };
+        let d = s.rows_mul(s.halves(bits), s.rows_splat(F::FACTOR));
+        for scale in &mut panel.scale[..F::N_BLOCKS] {
+            s.rows_store(d, scale);
+        }
+        if let Some(at) = F::MIN_AT {
+            let dmin = s.halves(superblocks.half(s, at));
+            for scale in &mut panel.min_scale[..F::N_BLOCKS] {
+                s.rows_store(dmin, scale);
+            }
+        }
+        F::unpack_scales(s, superblocks, panel);
+        F::unpack_weights(s, superblocks, panel);
+    }
+}
+
 impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     const SHAPE: Shape = Shape {
         signed: !F::UNSIGNED,
@@ -166,22 +197,17 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     };
     const N_BLOCKS: usize = F::N_BLOCKS;
 
+    const CUT: Option<Cut> = if F::BY_WORDS { Some(Cut::words(N)) } else { None };
+
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
         let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
-        panel.n_blocks = F::N_BLOCKS;
-        let bits = s.lanes(&each_row!(r => u32::from(F::scale(superblocks[r]))));
-        let d = s.rows_mul(s.halves(bits), s.rows_splat(F::FACTOR));
-        for scale in &mut panel.scale[..F::N_BLOCKS] {
-            s.rows_store(d, scale);
-        }
-        if let Some(at) = F::MIN_AT {
-            let dmin = block::halves_at(s, &superblocks, at);
-            for scale in &mut panel.min_scale[..F::N_BLOCKS] {
-                s.rows_store(dmin, scale);
-            }
-        }
-        F::unpack_scales(s, &superblocks, panel);
-        F::unpack_weights(s, &superblocks, panel);
+        Self::fill::<S, F>(s, Apart(&superblocks), panel);
+    }
+
+    #[inline(always)]
+    fn unpack_together<S: Simd>(s: S, tile: &[u8], index: usize, panel: &mut Panel) {
+        let superblocks = &tile[index * TILE * N..][..TILE * N];
+        Self::fill::<S, F>(s, Together(superblocks, Cut::words(N)), panel);
     }
 }

@@ -6,7 +6,7 @@
 //! whole part of 3 times the fraction that is left of 3^n times the byte. A value is `d * (digit - 1)`.
 
 use super::block::{self, bytes_at};
-use super::superblock::{self, SUPERBLOCK, Superblock, half_at};
+use super::superblock::{self, SUPERBLOCK, Superblock};
 use super::{Format, Pack, Parts, Type};
 use crate::simd::BLOCK;
 
@@ -51,12 +51,8 @@ impl Format for TQ1_0 {
 }
 
 impl Superblock<BYTES> for TQ1_0 {
+    const SCALE_AT: usize = 52;
     const SCALES_PER_BLOCK: usize = 0;
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 52)
-    }
-
     #[inline(always)]
     fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         let mut all = [0; BLOCK];

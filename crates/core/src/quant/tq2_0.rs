@@ -3,11 +3,12 @@
 //! Byte map, 66 bytes: for each four blocks 32 bytes (0..64), of which byte `i` holds value `i` of the four, the first
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
-use super::block::{self, block_at, bytes_at};
+use super::block::{self, bytes_at};
 use super::panel::Panel;
-use super::superblock::{self, BLOCKS, Superblock, half_at};
+use super::superblock::{self, BLOCKS, Superblock};
+use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
-use crate::simd::{BLOCK, Simd, TILE, each};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 66;
@@ -38,19 +39,16 @@ impl Format for TQ2_0 {
 }
 
 impl Superblock<BYTES> for TQ2_0 {
+    const BY_WORDS: bool = true;
+    const SCALE_AT: usize = 64;
     const SCALES_PER_BLOCK: usize = 0;
-    #[inline(always)]
-    fn scale(superblock: &[u8; BYTES]) -> u16 {
-        half_at(superblock, 64)
-    }
-
     #[inline(always)]
     fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         bytes_at(superblock, block / 4 * BLOCK).map(|quants: u8| (quants >> (block % 4 * 2) & 3).wrapping_sub(1))
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: &[&[u8; BYTES]; TILE], panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         let one = s.all(0x0101_0101);
         for four in 0..BLOCKS / 4 {
             let quants = block_at(s, rows, four * BLOCK);

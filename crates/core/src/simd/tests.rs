@@ -58,10 +58,41 @@ fn widths(kind: Type) -> &'static [usize] {
     }
 }
 
-/// The bits of the products of [`TILE`] rows with each of `x`, (4, TILE).
+/// The bits of the products of [`TILE`] rows with each of `x`, (4, TILE); the same whether they lie together or not.
 fn products(isa: Isa, kind: Type, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> {
-    let (columns, data) = (x[0].len(), rows.concat());
-    let matrix = Matrix::new(&data, kind, TILE, columns).unwrap();
+    let columns = x[0].len();
+    // A tile, and a part of one, which never lies together.
+    let rows = [rows, &rows[..3.min(TILE)]].concat();
+    let mut data = rows.concat();
+    let apart = products_of(isa, Matrix::new(&data, kind, rows.len(), columns).unwrap(), x);
+    if let Some(tiles) = Matrix::new(&data, kind, rows.len(), columns).unwrap().tiles() {
+        let mut scratch = vec![0; tiles.tile_bytes];
+        tiles.lay_together(isa, &mut data[..tiles.n_bytes], &mut scratch);
+        let together = Matrix::new(&data, kind, rows.len(), columns).unwrap().laid_together();
+        assert!(products_of(isa, together, x) == apart, "{} x {columns} together on {}", kind.name(), isa.name());
+        check_rows(&together, &rows);
+    }
+    let tile = apart.chunks(rows.len()).flat_map(|token| {
+        assert_eq!(token[..rows.len() - TILE], token[TILE..], "the rows that there are twice");
+        token[..TILE].to_vec()
+    });
+    tile.collect()
+}
+
+/// Every row of a matrix that lies together is read as the one that it was made of.
+fn check_rows(together: &Matrix<'_>, rows: &[Vec<u8>]) {
+    let (mut got, mut want) = (vec![0.0; together.columns], vec![0.0; together.columns]);
+    for (index, row) in rows.iter().enumerate() {
+        together.dequantize(index, &mut got);
+        together.kind.dequantize(row, &mut want).unwrap();
+        let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{} x {}: row {index}", together.kind.name(), together.columns);
+    }
+}
+
+/// The bits of the products of the rows of `matrix` with each of `x`, (4, rows).
+fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
+    let (columns, n_rows) = (matrix.columns, matrix.rows);
     // Four tokens are taken at once, and a fifth, which is the third again, alone.
     let x = [x.concat(), x[2].clone()].concat();
     let n = 5 * n_blocks(columns);
@@ -69,11 +100,20 @@ fn products(isa: Isa, kind: Type, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> 
         (vec![[0i8; BLOCK]; n], vec![0.0; n], vec![[0; 2]; n], vec![[0i8; BLOCK]; n]);
     let mut activations = Activations { q: &mut q, scale: &mut scale, sum: &mut sum, rest: &mut rest };
     activations.quantize(isa, &x, columns, &[&matrix]);
-    let mut out = [0.0; 5 * TILE];
-    matmul(Crew { isa, workers: &Single }, (&matrix, 0), Vector::EMPTY, &x, &activations, &mut out);
-    let bits = out.map(f32::to_bits);
-    assert_eq!(bits[2 * TILE..3 * TILE], bits[4 * TILE..], "alone or in a batch");
-    bits[..4 * TILE].to_vec()
+    let crew = Crew { isa, workers: &Single };
+    let mut out = vec![0.0; 5 * n_rows];
+    matmul(crew, (&matrix, 0), Vector::EMPTY, &x, &activations, &mut out);
+    let bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
+    assert_eq!(bits[2 * n_rows..3 * n_rows], bits[4 * n_rows..], "alone or in a batch");
+    // One token of its own takes another way through rows that lie together.
+    for token in 0..4 {
+        let x = &x[token * columns..][..columns];
+        activations.quantize(isa, x, columns, &[&matrix]);
+        matmul(crew, (&matrix, 0), Vector::EMPTY, x, &activations, &mut out[..n_rows]);
+        let alone = out[..n_rows].iter().map(|x| x.to_bits());
+        assert!(alone.eq(bits[token * n_rows..][..n_rows].iter().copied()), "{} alone", matrix.kind.name());
+    }
+    bits[..4 * n_rows].to_vec()
 }
 
 /// Where a block of `kind` holds half floats.
