@@ -164,7 +164,7 @@ def compare(smidgen, library, path, their_path, n_threads, repetitions):
     """Rows, one for each test: medians with the smallest and the largest, of both."""
     runs = []
     for _ in range(TRIES * repetitions):
-        wait_until_quiet(DISTURBED, 20)
+        wait_until_quiet(DISTURBED, 5)
         load = Load()
         us, them = ours(smidgen, path, n_threads)["rates"], theirs(library, their_path, n_threads)
         runs.append((load.share(), us, them))
