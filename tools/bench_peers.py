@@ -6,7 +6,8 @@ Needs llama-cpp-python (pinned in tools/bench_requirements.txt) and a C compiler
 `tools/bench_models.py` makes, called NAME-TYPE.gguf. Each repetition is a process of each program, which loads the file, runs every
 test once without looking at the clock and once with it. llama.cpp runs through its C API, twice: as it comes (F16 caches, flash attention
 as it sees fit), and with exact caches and no flash attention, as smidgen runs. Of the two its better figure counts, test by test. Its
-decode loop is C, so that no interpreter is timed.
+decode loop is C, so that no interpreter is timed. A repetition begins when others leave the machine alone and is made again when they
+did not meanwhile; `others_busy` says what share of the processors they used in those that count.
 
 Some virtual machines announce AMX and end whoever uses it with an illegal instruction. There llama.cpp is installed without:
 `CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" CXXFLAGS="$CFLAGS" cargo xtask bench peers`; the record says so.
@@ -23,12 +24,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import machine, peer as peer_name, show
+from record import Load, machine, peer as peer_name, show, wait_until_quiet
 
 # The tests: kind, tokens, depth.
 TESTS = [("prompt", 64, 0), ("prompt", 512, 0), ("decode", 128, 0), ("decode", 128, 512)]
 # Where llama.cpp has no type of the bits asked for that its own programs would write, what it writes instead.
 ANSWERS = {"Q2_W": "Q2_K", "Q4_W": "Q4_K", "Q8_W": "Q8_0"}
+
+# A repetition counts as disturbed when others use more than this share of the processors meanwhile, and is then made again, as often
+# as makes this many times the repetitions asked for.
+DISTURBED, TRIES = 0.1, 2
 
 LOOP = r"""
 #include <stdint.h>
@@ -157,10 +162,18 @@ def theirs(library, path, n_threads):
 
 def compare(smidgen, library, path, their_path, n_threads, repetitions):
     """Rows, one for each test: medians with the smallest and the largest, of both."""
-    us, them = [], []
-    for _ in range(repetitions):
-        us.append(ours(smidgen, path, n_threads)["rates"])
-        them.append(theirs(library, their_path, n_threads))
+    runs = []
+    for _ in range(TRIES * repetitions):
+        wait_until_quiet(DISTURBED, 5)
+        load = Load()
+        us, them = ours(smidgen, path, n_threads)["rates"], theirs(library, their_path, n_threads)
+        runs.append((load.share(), us, them))
+        if sum(share < DISTURBED for share, *_ in runs) == repetitions:
+            break
+    # Where others never leave the machine alone, the least disturbed count.
+    runs = sorted(runs, key=lambda run: run[0])[:repetitions]
+    others = statistics.median(share for share, *_ in runs)
+    us, them = [run[1] for run in runs], [run[2] for run in runs]
     for index, (kind, n, depth) in enumerate(TESTS):
         row = {"file": Path(path).name, "threads": n_threads, "test": f"{'pp' if kind == 'prompt' else 'tg'}{n}" + f"@{depth}" * (depth > 0)}
         if their_path != path:
@@ -170,7 +183,7 @@ def compare(smidgen, library, path, their_path, n_threads, repetitions):
             rates = sorted(run[index] for run in runs)
             medians.append(statistics.median(rates))
             row |= {f"{name}_tokens_per_s": round(medians[-1], 1), f"{name}_min": round(rates[0], 1), f"{name}_max": round(rates[-1], 1)}
-        row["ratio"] = round(medians[0] / medians[1], 2)
+        row |= {"ratio": round(medians[0] / medians[1], 2), "others_busy": round(others, 3)}
         yield row
 
 

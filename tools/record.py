@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 
 
 def make_record(command, machine, results):
@@ -23,6 +24,37 @@ def machine():
     with open("/proc/cpuinfo") as lines:
         cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+
+
+class Load:
+    """What others made the processors of this machine do since this was made: the busy share of all of them that is neither ours nor
+    our finished children's."""
+
+    def __init__(self):
+        self.began, self.busy, self.own = time.monotonic(), *self.seconds()
+
+    def share(self):
+        busy, own = self.seconds()
+        spent = (time.monotonic() - self.began) * os.cpu_count()
+        return max(0.0, (busy - self.busy - (own - self.own)) / spent)
+
+    @staticmethod
+    def seconds():
+        """Busy seconds of all processors, and of this process and its finished children."""
+        with open("/proc/stat") as lines:
+            fields = [int(field) for field in next(lines).split()[1:]]
+        busy = sum(fields) - fields[3] - fields[4]
+        return busy / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+def wait_until_quiet(share, seconds):
+    """Waits, for some seconds at most, until others use less than `share` of the processors."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        load = Load()
+        time.sleep(0.25)
+        if load.share() < share:
+            return
 
 
 def peer():

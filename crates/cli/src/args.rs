@@ -23,7 +23,7 @@ pub struct ModelArgs {
     #[command(flatten)]
     pub import: ImportArgs,
 
-    /// Read the file into memory instead of mapping it
+    /// Read the file into memory instead of mapping it, as without --ram files up to 64 MiB are in any case
     #[arg(long)]
     pub no_mmap: bool,
 }

@@ -6,7 +6,7 @@ use smidgen_core::bytes::Endian;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::quant::Type;
 use smidgen_core::simd::Isa;
-use smidgen_host::{ConvertOptions, OpenOptions, convert, open};
+use smidgen_host::{ConvertOptions, OpenOptions, Silent, convert, open};
 use tiny::{Directory, HEAD_DIM, Model, N_EMBD, N_LAYERS, N_VOCAB, Tensor};
 
 fn parse(bytes: &[u8]) -> Gguf<'_> {
