@@ -125,7 +125,7 @@ fn words(models: &[Model]) -> Vec<(String, Vec<String>)> {
 fn answer(runner: &[String], words: &[String], name: &str) -> Result<(String, Vec<u8>), Stop> {
     // A path that means the same to a program for Windows.
     let file = format!("target/ports/cli/{name}.npy");
-    let path = crate::root().join(&file);
+    let path = target_folder()?.join(format!("{name}.npy"));
     let _ = std::fs::remove_file(&path);
     let mut run = program(&runner[0], &[]);
     let printed = output(run.args(&runner[1..]).args(words).args(["--logits", &file]).env("WINEDEBUG", "-all"))?;
