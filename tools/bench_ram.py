@@ -1,13 +1,14 @@
 """Runs smidgen and llama.cpp under the same memory cgroup and on the same disk, and prints the record (`cargo xtask bench ram`).
 
     python tools/bench_ram.py target/release/smidgen FILE... [--shares 100,90,75,50,25,10] [--disks local,50]
-                              [--seconds 20] [--tokens 24]
+                              [--seconds 20] [--tokens 24] [--alone]
 
 The files are GGUF files in Q8_0 with the shapes of SmolLM-135M and Qwen3-0.6B; tools/bench_models.py makes them. Needs root, cgroups of version 1 (memory, blkio) and llama-cpp-python. The cap is a share of the file and a fixed part: what
 llama.cpp takes beside the file when nothing limits it. Nobody may swap, and page cache counts. A disk of 50 is the local one behind
 the kernel's own throttle (blkio.throttle.read_bps_device) at 50 MB/s, a Raspberry Pi's card. Before every run the file is dropped from
 the page cache, and llama.cpp enters its cgroup after its libraries are loaded, so that only what the model takes is counted. Both
-decode greedily with one thread and exact (F32) caches of 256 tokens; rates are of the tokens after the first.
+decode greedily with one thread and exact (F32) caches of 256 tokens; rates are of the tokens after the first. With `--alone` only
+smidgen runs, five times at each cap of a share of the file and 16 MiB, for the medians that its bound is held against.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from pathlib import Path
 from record import machine, show
 
 CONTEXT = 256
+ROUNDS = 5
 PROMPT = list(range(1, 9))
 MEMORY, BLKIO = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/blkio")
 MODES = {"smidgen": [], "llama.cpp, mapped": ["mapped"], "llama.cpp, --no-mmap": ["read"]}
@@ -164,6 +167,27 @@ def storage_rate(arguments, path, device, disk):
     return json.loads(done.stdout)["storage_bytes_per_s"][str(device)]
 
 
+def alone(arguments, path, disk):
+    """Rows for one file on one disk, of smidgen only: each cap in turn, and the disk and a run without a cap between them."""
+    device, size = os.stat(path).st_dev, os.stat(path).st_size
+    rates, free, found = [], [], {share: [] for share in arguments.shares}
+    for _ in range(ROUNDS):
+        rates.append(storage_rate(arguments, path, device, disk))
+        for share, said in [(None, free), *found.items()]:
+            cap = None if share is None else size * share // 100 + (16 << 20)
+            group = Group(cap, device, disk)
+            forget(path)
+            said.append(ours(group, path, cap, arguments))
+            group.remove()
+    rate, unbound = statistics.median(rates), statistics.median(said["tokens_per_s"] for said in free)
+    for share, said in found.items():
+        tokens, n_read = statistics.median(one["tokens_per_s"] for one in said), said[0]["bytes_read_per_token"]
+        bound = min(unbound, rate / max(n_read, 1))
+        yield {"file": Path(path).name, "disk": disk, "share": share, "tokens_per_s": round(tokens, 2), "bytes_read_per_token": n_read,
+               "storage_bytes_per_s": int(rate), "unbound_tokens_per_s": round(unbound, 2), "bound_tokens_per_s": round(bound, 2),
+               "of_bound": round(tokens / bound, 2)}
+
+
 def measure(arguments, path, disk):
     """Rows for one file on one disk."""
     device, size = os.stat(path).st_dev, os.stat(path).st_size
@@ -207,10 +231,13 @@ def main():
     parser.add_argument("--disks", type=lambda text: text.split(","), default=["local", "50"])
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--alone", action="store_true")
     arguments = parser.parse_args()
     arguments.smidgen = os.path.abspath(arguments.smidgen)
-    rows = [row for path in arguments.files for disk in arguments.disks for row in measure(arguments, path, disk)]
-    show("cargo xtask bench ram", machine(), rows)
+    rows_of = alone if arguments.alone else measure
+    rows = [row for path in arguments.files for disk in arguments.disks for row in rows_of(arguments, path, disk)]
+    command = "python tools/bench_ram.py target/release/smidgen FILE... --alone" if arguments.alone else "cargo xtask bench ram"
+    show(command, machine(), rows)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ pub struct EngineArgs {
     #[arg(skip)]
     pub keeps_all: bool,
 
+    /// Whether the logits of every position are read, not only those of the last.
+    #[arg(skip)]
+    pub reads_each: bool,
+
     /// Keep the system from moving the weights out of memory
     #[arg(long)]
     pub mlock: bool,

@@ -62,7 +62,7 @@ impl Budget {
     }
 
     /// The sum for `model` in `source` under `plan`; of a model that is read in parts, with as many weights as `ram` leaves room
-    /// for, or none without one.
+    /// for, or none without one; `each` says whether the logits of every position are read.
     ///
     /// # Errors
     /// A vocabulary that cannot be read.
@@ -72,7 +72,7 @@ impl Budget {
         model: &Model<'_>,
         plan: &Plan,
         params: &SampleParams,
-        ram: Option<u64>,
+        (ram, each): (Option<u64>, bool),
     ) -> Result<Self, Failure> {
         let index = Tokenizer::arena_bytes(gguf).map_err(|error| source.refused(error))?;
         let mut lines = source.lines();
@@ -95,7 +95,8 @@ impl Budget {
         let spilled_bytes = shapes().map(|shape| shape.bytes() as u64).sum();
         let mut budget = Self { lines, residency: None, spilled, spilled_bytes };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
-            let residency = Residency::new(model, gguf, ram.saturating_sub(budget.with_process()), source.index());
+            let left = ram.saturating_sub(budget.with_process());
+            let residency = Residency::new(model, gguf, left, each, source.index());
             budget.add_weights(&residency);
             budget.residency = Some(residency);
         }
@@ -147,7 +148,7 @@ impl Budget {
         let limits = &settings.limits;
         let with_layers = |n_cached: usize, ram: Option<u64>| {
             let plan = Plan::with_cached_layers(model, limits, n_cached).map_err(|error| source.refused(error))?;
-            let budget = Self::new(source, gguf, model, &plan, &settings.params, ram)?;
+            let budget = Self::new(source, gguf, model, &plan, &settings.params, (ram, settings.reads_each))?;
             Ok((plan, budget))
         };
         let n_layers = model.hparams().n_layers;
@@ -166,7 +167,8 @@ impl Budget {
         let share = match source.outline() {
             // At least what streaming cannot do without is for the weights.
             Some(_) => {
-                (left / 2).min(left.saturating_sub(Residency::new(model, gguf, 0, source.index()).reader_bytes()))
+                let least = Residency::new(model, gguf, 0, settings.reads_each, source.index());
+                (left / 2).min(left.saturating_sub(least.reader_bytes()))
             }
             None => left,
         };

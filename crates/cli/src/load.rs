@@ -343,6 +343,8 @@ pub struct Settings {
     pub isa: Isa,
     /// How tokens are chosen.
     pub params: SampleParams,
+    /// Whether the logits of every position are read.
+    pub reads_each: bool,
 }
 
 impl Settings {
@@ -359,7 +361,7 @@ impl Settings {
     ) -> Result<Self, Failure> {
         let limits = limits(args, source, model);
         let params = sampling::params(sampling, gguf, limits.context_tokens);
-        Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params })
+        Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params, reads_each: args.reads_each })
     }
 }
 

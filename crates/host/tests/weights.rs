@@ -86,7 +86,7 @@ fn with_parts<T>(
     let n_layers = Model::n_layers(&gguf).unwrap();
     let mut layers = vec![Layer::EMPTY; n_layers];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
-    let residency = Residency::new(&model, &gguf, budget, outline.index());
+    let residency = Residency::new(&model, &gguf, budget, false, outline.index());
     let kept = Kept::read(&outline, &residency).unwrap();
     let mut layers = vec![Layer::EMPTY; n_layers];
     let held = |tensor: &Tensor<'_>| kept.held(tensor).or_else(|| outline.held(tensor));
@@ -131,10 +131,10 @@ fn a_budget_is_used_and_not_exceeded() {
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
     let all: u64 = gguf.tensors().filter(|tensor| tensor.dims[1] > 1).map(|tensor| tensor.n_bytes).sum();
-    let least = Residency::new(&model, &gguf, 0, None).reader_bytes();
+    let least = Residency::new(&model, &gguf, 0, true, None).reader_bytes();
     assert!(least < 128 << 10, "{least}");
-    for budget in (least..all + 4096).step_by(4093) {
-        let residency = Residency::new(&model, &gguf, budget, outline.index());
+    for (budget, each) in (least..all + 4096).step_by(4093).flat_map(|budget| [(budget, false), (budget, true)]) {
+        let residency = Residency::new(&model, &gguf, budget, each, outline.index());
         let used = residency.held_bytes() + residency.reader_bytes();
         assert!(used <= budget, "{used} of {budget}");
         assert!(used + (64 << 10) > budget.min(all), "{used} of {budget}: too much is left");
@@ -143,19 +143,29 @@ fn a_budget_is_used_and_not_exceeded() {
     }
 }
 
-/// The output matrix is kept before any other.
+/// The output matrix is kept before any other where it is read at each position, and else like the others.
 #[test]
-fn the_output_matrix_is_kept_first() {
+fn the_output_matrix_is_kept_as_it_is_read() {
     let (_directory, path) = copy();
     let outline = Outline::open(&path, u64::MAX).unwrap().unwrap();
     let gguf = outline.gguf().unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
     let output = gguf.tensor(&["token_embd.weight"]).unwrap();
-    let residency = Residency::new(&model, &gguf, output.n_bytes * 3, None);
+    let residency = Residency::new(&model, &gguf, output.n_bytes * 3, true, None);
     assert_eq!(residency.held_rows(&output), output.dims[1]);
     let gaps: Vec<bool> = gguf.tensors().filter(|t| t.dims[1] > 1).map(|t| residency.held_rows(&t) > 0).collect();
     assert!(gaps.iter().filter(|&&held| held).count() > 2 && gaps.contains(&false), "{gaps:?}");
+
+    let residency = Residency::new(&model, &gguf, output.n_bytes * 3, false, None);
+    let all: u64 = gguf.tensors().filter(|tensor| tensor.dims[1] > 1).map(|tensor| tensor.n_bytes).sum();
+    let share = residency.held_bytes() * output.dims[1] / all;
+    assert!(
+        residency.held_rows(&output).abs_diff(share) <= 1,
+        "{} of {}",
+        residency.held_rows(&output),
+        output.dims[1]
+    );
 }
 
 /// What a [`Faulty`] storage does at one of its reads.

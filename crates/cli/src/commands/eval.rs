@@ -181,7 +181,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         check_vocabulary(&source, base)?;
     }
     let corpus = Corpus::read(&flags.corpus, &source, &flags.engine)?;
-    let engine = EngineArgs { context: Some(corpus.context_tokens()), ram: None, ..flags.engine.clone() };
+    let context = Some(corpus.context_tokens());
+    let engine = EngineArgs { context, ram: None, reads_each: true, ..flags.engine.clone() };
     let exact = EngineArgs { ctk: CacheType::F32, ctv: CacheType::F32, ..engine.clone() };
     let (engine, exact) = share_ram(flags.engine.ram, (&source, engine), (base.as_ref(), exact), &corpus)?;
     let budget = budget(&source, &engine, base.as_ref().map(|base| (base, &exact)), &corpus)?;

@@ -160,7 +160,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
     draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, draft_bytes| {
         // What the draft model takes is not there for this one.
-        let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), ..flags.engine.clone() };
+        let reads_each = flags.logits.is_some() || flags.draft.draft.is_some();
+        let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), reads_each, ..flags.engine.clone() };
         engine.ram = engine.ram.map(|ram| ram.saturating_sub(draft_bytes));
         load::with_session(&source, &engine, &flags.sampling, began, |session| {
             if draft_bytes > 0 {

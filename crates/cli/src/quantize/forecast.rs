@@ -104,6 +104,6 @@ pub fn memory(import: &mut Import, emission: &Emission, args: &EngineArgs, name:
     let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
     let limits = limits(args, &source, &model);
     let plan = Plan::new(&model, &limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(&source, &gguf, &model, &plan, &SampleParams::default(), None)?;
+    let budget = Budget::new(&source, &gguf, &model, &plan, &SampleParams::default(), (None, false))?;
     Ok(Memory { context_tokens: limits.context_tokens, bytes: budget.with_process() })
 }

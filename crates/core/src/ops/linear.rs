@@ -2,10 +2,12 @@
 
 use super::matmul::{Activations, Crew, Matrix, matmul};
 use super::norm::Vector;
+use crate::simd::TILE;
 use crate::store::{Fault, Store};
 
-/// Writes `matrix * x + bias` as [`matmul`] does: first the rows that are in memory, then those that `store` brings, as they
-/// come. A row's product is computed whole and alone, so the bits are those of a matrix that is in memory.
+/// Writes `matrix * x + bias` as [`matmul`] does, with rows that `store` brings, as they come, and after each part of them a like share of
+/// the rows that are in memory, so that the next part has time to come. A row's product is computed whole and alone, so the bits are
+/// those of a matrix that is in memory.
 ///
 /// # Errors
 /// Rows that the store could not bring; `out` is written in part then.
@@ -17,18 +19,24 @@ pub fn multiply(
     activations: &Activations<'_>,
     out: &mut [f32],
 ) -> Result<(), Fault> {
-    let mut first = matrix.held_rows();
-    if first == matrix.rows {
+    let n_held = matrix.held_rows();
+    let n_brought = matrix.rows - n_held;
+    if n_brought == 0 {
         matmul(crew, (matrix, 0), bias, x, activations, out);
         return Ok(());
     }
-    if first > 0 {
-        matmul(crew, (&matrix.slice(0..first), 0), bias, x, activations, out);
-    }
-    store.stream(matrix.offset(first), matrix.row_bytes(), matrix.rows - first, &mut |bytes| {
+    let (mut first, mut next) = (0, n_held);
+    store.stream(matrix.offset(n_held), matrix.row_bytes(), n_brought, &mut |bytes| {
         let part = matrix.of_rows(bytes);
-        matmul(crew, (&part, first), bias, x, activations, out);
-        first += part.rows;
+        matmul(crew, (&part, next), bias, x, activations, out);
+        next += part.rows;
+        let due = (n_held as u64 * (next - n_held) as u64 / n_brought as u64) as usize;
+        // Whole tiles, until the end.
+        let end = if next == matrix.rows { n_held } else { due / TILE * TILE };
+        if first < end {
+            matmul(crew, (&matrix.slice(first..end), first), bias, x, activations, out);
+            first = end;
+        }
     })
 }
 

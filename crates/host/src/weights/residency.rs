@@ -1,9 +1,9 @@
 //! What of a model's weights is in memory, when not everything can be.
 //!
-//! Every byte of a matrix is read once for a pass, so all are equally hot, but for the output matrix: a command that reads the
-//! logits of every position needs it once for each token of a batch. It is kept first. Of the other matrices those are kept
-//! that leave the streamed ones evenly spread over a pass, so that the reader works while kept ones are multiplied. The
-//! embedding, where it is not the output matrix too, is read row by row, and kept only when everything else is.
+//! Every byte of a matrix is read once for a pass, so all are equally hot, and those are kept that leave the streamed ones evenly
+//! spread over it, so that the reader works while kept ones are multiplied: whole tensors, and of large ones their share of rows.
+//! Only a command that reads the logits of every position needs the output matrix once for each token of a batch; for it that one
+//! is kept first. The embedding, where it is not the output matrix too, is read row by row, and kept only when everything else is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,9 +82,9 @@ pub struct Residency {
 
 impl Residency {
     /// The best use of `budget` bytes for the matrices of `model`, whose header is `gguf`, of a file that is packed as `index` says
-    /// if there is one. When the budget is too small for
-    /// any use, the one that needs the least.
-    pub fn new(model: &Model<'_>, gguf: &Gguf<'_>, budget: u64, index: Option<&Arc<Index>>) -> Self {
+    /// if there is one, for passes whose logits are read at the last position or at `each`. When the budget is too small for any
+    /// use, the one that needs the least.
+    pub fn new(model: &Model<'_>, gguf: &Gguf<'_>, budget: u64, each: bool, index: Option<&Arc<Index>>) -> Self {
         let index = index.cloned();
         let unpacking =
             |windows, is_partial| index.as_deref().map_or(0, |index| unpacking_bytes(index, windows, is_partial));
@@ -97,14 +97,14 @@ impl Residency {
         if all + unpacking(Windows::NONE, false) <= budget {
             tensors.iter_mut().for_each(|tensor| tensor.held = tensor.n_rows);
         } else if of_pass <= rest {
-            hold_spread(&mut tensors[..n_of_pass], of_pass);
-            hold_spread(&mut tensors[n_of_pass..], rest - of_pass);
+            tensors[..n_of_pass].iter_mut().for_each(|tensor| tensor.held = tensor.n_rows);
+            hold_spread(&mut tensors[n_of_pass..].iter_mut().collect::<Vec<_>>(), rest - of_pass);
         } else {
             // A window that holds less than a block would have it unpacked twice.
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
             windows = choose_windows(rest, longest_row.max(block));
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
-            hold_output_first(&mut tensors[..n_of_pass], rest.saturating_sub(readers));
+            hold_of_pass(&mut tensors[..n_of_pass], rest.saturating_sub(readers), each, windows.bytes);
         }
         let streamed = model
             .matrices()
@@ -245,20 +245,32 @@ fn choose_windows(rest: u64, longest_row: usize) -> Windows {
     Windows { count: if share / bytes < WINDOWS { 2 } else { WINDOWS }, bytes }
 }
 
-/// Holds the last tensor, the output matrix, when it fits, and spreads what is left over the others.
-fn hold_output_first(tensors: &mut [Stored], budget: u64) {
-    let Some((output, others)) = tensors.split_last_mut() else { return };
-    if output.bytes() <= budget {
-        output.held = output.n_rows;
-        hold_spread(others, budget - output.bytes());
-    } else {
-        hold_spread(tensors, budget);
+/// Holds rows of the tensors of a pass, so that what is streamed is spread over it: of those of which the streamed share of rows fills
+/// a window that share, others whole or not at all. The last is the output matrix: if it is read at `each` position, as much as
+/// there is room for is held of it first.
+fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, window_bytes: usize) {
+    let n_first = if each { tensors.len().min(1) } else { 0 };
+    let (others, first) = tensors.split_at_mut(tensors.len() - n_first);
+    for output in first {
+        output.held = (budget / output.row_bytes).min(output.n_rows);
+        budget -= output.held * output.row_bytes;
     }
+    let all: u64 = others.iter().map(Stored::bytes).sum();
+    let budget = budget.min(all);
+    let share = |tensor: &Stored| (u128::from(tensor.bytes()) * u128::from(budget) / u128::from(all.max(1))) as u64;
+    let fills = |tensor: &Stored| tensor.bytes() - share(tensor) >= window_bytes as u64;
+    let (large, mut small): (Vec<_>, Vec<_>) = others.iter_mut().partition(|tensor| fills(tensor));
+    let mut left = budget;
+    for tensor in large {
+        tensor.held = share(tensor) / tensor.row_bytes;
+        left -= tensor.held * tensor.row_bytes;
+    }
+    hold_spread(&mut small, left);
 }
 
 /// Holds whole tensors worth `budget` bytes, evenly spread (Bresenham's line), and with what is left rows of those that are not.
-fn hold_spread(tensors: &mut [Stored], budget: u64) {
-    let all: u64 = tensors.iter().map(Stored::bytes).sum();
+fn hold_spread(tensors: &mut [&mut Stored], budget: u64) {
+    let all: u64 = tensors.iter().map(|tensor| tensor.bytes()).sum();
     let mut left = budget.min(all);
     let (mut seen, mut held) = (0u128, 0u128);
     for tensor in tensors.iter_mut() {
