@@ -104,7 +104,9 @@ impl Residency {
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
             windows = choose_windows(rest, longest_row.max(block));
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
-            hold_of_pass(&mut tensors[..n_of_pass], rest.saturating_sub(readers), each, windows.bytes);
+            // A share of rows would end within a block of a packed file, which would be read and unpacked for the rest of it.
+            let share_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
+            hold_of_pass(&mut tensors[..n_of_pass], rest.saturating_sub(readers), each, share_bytes);
         }
         let streamed = model
             .matrices()
@@ -245,10 +247,10 @@ fn choose_windows(rest: u64, longest_row: usize) -> Windows {
     Windows { count: if share / bytes < WINDOWS { 2 } else { WINDOWS }, bytes }
 }
 
-/// Holds rows of the tensors of a pass, so that what is streamed is spread over it: of those of which the streamed share of rows fills
-/// a window that share, others whole or not at all. The last is the output matrix: if it is read at `each` position, as much as
+/// Holds rows of the tensors of a pass, so that what is streamed is spread over it: of those of which the streamed share of rows has
+/// `share_bytes` that share, others whole or not at all. The last is the output matrix: if it is read at `each` position, as much as
 /// there is room for is held of it first.
-fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, window_bytes: usize) {
+fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, share_bytes: usize) {
     let n_first = if each { tensors.len().min(1) } else { 0 };
     let (others, first) = tensors.split_at_mut(tensors.len() - n_first);
     for output in first {
@@ -258,7 +260,7 @@ fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, window_byte
     let all: u64 = others.iter().map(Stored::bytes).sum();
     let budget = budget.min(all);
     let share = |tensor: &Stored| (u128::from(tensor.bytes()) * u128::from(budget) / u128::from(all.max(1))) as u64;
-    let fills = |tensor: &Stored| tensor.bytes() - share(tensor) >= window_bytes as u64;
+    let fills = |tensor: &Stored| tensor.bytes() - share(tensor) >= share_bytes as u64;
     let (large, mut small): (Vec<_>, Vec<_>) = others.iter_mut().partition(|tensor| fills(tensor));
     let mut left = budget;
     for tensor in large {
