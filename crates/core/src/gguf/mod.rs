@@ -124,7 +124,7 @@ impl<'a> Gguf<'a> {
                     problem: Problem::Count("metadata bytes", at as u64),
                 })?;
             }
-            self.read_key(cursor)?;
+            self.read_key(cursor, None)?;
         }
         self.check_duplicate_keys()?;
         if let Some(value) = self.get("general.alignment") {
@@ -142,8 +142,9 @@ impl<'a> Gguf<'a> {
     }
 
     fn check_duplicate_keys(&self) -> Result<(), Error> {
-        for (index, (key, _)) in self.keys().enumerate().take(INDEXED_KEYS) {
-            if self.keys().take(index).any(|(other, _)| other == key) {
+        for index in 0..self.n_indexed() {
+            let (_, key) = self.indexed(index);
+            if (0..index).any(|other| self.indexed(other).1 == key) {
                 return Err(Error {
                     offset: self.key_offsets[index].into(),
                     name: Name::new(key),
@@ -154,8 +155,28 @@ impl<'a> Gguf<'a> {
         Ok(())
     }
 
-    /// Reads one key and its value, moving past both.
-    fn read_key(&self, cursor: &mut Cursor<'a>) -> Result<(&'a [u8], Value<'a>), Error> {
+    /// How many keys [`Gguf::key_offsets`] knows.
+    fn n_indexed(&self) -> usize {
+        (self.n_keys as usize).min(INDEXED_KEYS)
+    }
+
+    /// Where key `index` begins, and the key itself.
+    fn indexed(&self, index: usize) -> (Cursor<'a>, &'a [u8]) {
+        let at = Cursor::at(self.bytes, self.key_offsets[index] as usize, self.endian);
+        (at, read_str(&mut { at }, self.version).unwrap_or(b""))
+    }
+
+    /// Where the value of key `index` ends, when that is known: where the next key begins, or the tensors.
+    fn value_end(&self, index: usize) -> Option<usize> {
+        let next = index + 1;
+        if next == self.n_keys as usize {
+            return Some(self.tensors_at).filter(|&at| at > 0);
+        }
+        self.key_offsets.get(next).map(|&at| at as usize)
+    }
+
+    /// Reads one key and its value, moving past both; where it is known that they end at `end`, strings are not walked again.
+    fn read_key(&self, cursor: &mut Cursor<'a>, end: Option<usize>) -> Result<(&'a [u8], Value<'a>), Error> {
         let at = cursor.offset();
         let truncated = |name: &[u8], offset: usize, field| Error {
             offset: offset as u64,
@@ -186,6 +207,7 @@ impl<'a> Gguf<'a> {
             None if element == ValueType::Array => {
                 return Err(Error { offset: value_at as u64, name: Name::new(key), problem: Problem::NestedArray });
             }
+            None if let Some(end) = end => *cursor = Cursor::at(self.bytes, end, self.endian),
             None => {
                 // A string is at least its length field, so a count that lies ends here and not in a long walk.
                 if len > cursor.remaining() as u64 / 4 {
@@ -325,7 +347,7 @@ impl<'a> Gguf<'a> {
             if let Some(&at) = self.key_offsets.get(index) {
                 walk = Cursor::at(self.bytes, at as usize, self.endian);
             }
-            self.read_key(&mut walk).ok()
+            self.read_key(&mut walk, self.value_end(index)).ok()
         })
     }
 
@@ -336,11 +358,10 @@ impl<'a> Gguf<'a> {
 
     /// The value of the key that the `parts` make when joined, such as `["llama", ".block_count"]`.
     pub fn get_parts(&self, parts: &[&str]) -> Option<Value<'a>> {
-        for index in 0..(self.n_keys as usize).min(INDEXED_KEYS) {
-            let mut cursor = Cursor::at(self.bytes, self.key_offsets[index] as usize, self.endian);
-            let at = cursor;
-            if read_str(&mut cursor, self.version).is_some_and(|key| is_joined(key, parts)) {
-                return self.read_key(&mut { at }).ok().map(|(_, value)| value);
+        for index in 0..self.n_indexed() {
+            let (mut at, key) = self.indexed(index);
+            if is_joined(key, parts) {
+                return self.read_key(&mut at, self.value_end(index)).ok().map(|(_, value)| value);
             }
         }
         self.keys().skip(INDEXED_KEYS).find(|(key, _)| is_joined(key, parts)).map(|(_, value)| value)
@@ -382,4 +403,55 @@ fn is_joined(name: &[u8], parts: &[&str]) -> bool {
         }
     }
     rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GGUF without tensors whose keys hold these strings; one that holds none has a number instead.
+    fn file(version: u32, entries: &[(&str, &[&str])]) -> Vec<u8> {
+        let len =
+            |n: usize| if version == 1 { (n as u32).to_le_bytes().to_vec() } else { (n as u64).to_le_bytes().to_vec() };
+        let string = |text: &str| [len(text.len()), text.as_bytes().to_vec()].concat();
+        let mut bytes = [b"GGUF".to_vec(), version.to_le_bytes().to_vec(), len(0), len(entries.len())].concat();
+        for (key, strings) in entries {
+            bytes.extend(string(key));
+            if strings.is_empty() {
+                bytes.extend([ValueType::U32.id(), 7].map(u32::to_le_bytes).concat());
+                continue;
+            }
+            bytes.extend([ValueType::Array.id(), ValueType::Str.id()].map(u32::to_le_bytes).concat());
+            bytes.extend([len(strings.len()), strings.iter().flat_map(|text| string(text)).collect()].concat());
+        }
+        bytes
+    }
+
+    #[test]
+    fn strings_are_found_wherever_their_key_stands() {
+        let entries: [(&str, &[&str]); 4] =
+            [("first", &["a", "", "bcd"]), ("n", &[]), ("one", &["x"]), ("last", &["yz"; 9])];
+        for version in 1..=3 {
+            let bytes = file(version, &entries);
+            let gguf = Gguf::parse(&bytes, bytes.len() as u64).expect("a GGUF");
+            for ((key, strings), (walked, value)) in entries.into_iter().zip(gguf.keys()) {
+                assert_eq!(key.as_bytes(), walked);
+                for value in [value, gguf.get(key).expect("the key")] {
+                    let texts =
+                        value.as_array().unwrap_or(Array::EMPTY).iter().map(|text| text.as_str().expect("a string"));
+                    assert!(texts.eq(strings.iter().map(|text| text.as_bytes())), "version {version}, {key}");
+                    assert_eq!(value.as_u64(), strings.is_empty().then_some(7));
+                }
+            }
+            assert_eq!(gguf.keys().count(), entries.len());
+            assert_eq!(gguf.data_offset(), (bytes.len() as u64).next_multiple_of(32));
+        }
+    }
+
+    #[test]
+    fn a_key_may_not_come_again_behind_strings() {
+        let bytes = file(3, &[("n", &[]), ("tokens", &["a", "b"]), ("n", &[])]);
+        let error = Gguf::parse(&bytes, bytes.len() as u64).err().expect("a repeated key");
+        assert_eq!((error.problem, error.name), (Problem::DuplicateKey, Name::new(b"n")));
+    }
 }
