@@ -15,7 +15,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
@@ -101,7 +101,7 @@ fn serve(flags: &Flags, session: &mut Session<'_>, body_bytes: usize) -> Result<
         key: flags.api_key.clone(),
         n_connections: flags.connections.into(),
         body_bytes,
-        count: AtomicU64::new(0),
+        count: AtomicUsize::new(0),
     };
     let mut server = Server {
         params: sampling::params(&flags.sampling, session.gguf, context_tokens),

@@ -17,7 +17,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
@@ -41,7 +41,7 @@ pub struct Shared {
     /// Bytes of a request's body at most.
     pub body_bytes: usize,
     /// Answers so far.
-    pub count: AtomicU64,
+    pub count: AtomicUsize,
 }
 
 /// Serves connections until the process ends.
