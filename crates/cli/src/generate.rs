@@ -74,6 +74,8 @@ pub struct Generator<'a> {
     ignore_eos: bool,
     /// Who guesses ahead, and how many tokens at a time, at most.
     draft: Option<(&'a mut dyn Draft, usize)>,
+    /// How many it guesses next: twice as many where all were right, else one more than were.
+    reach: usize,
     /// The tokens of a pass.
     batch: Vec<u32>,
     /// Guesses that were right.
@@ -95,6 +97,7 @@ impl<'a> Generator<'a> {
             limit: usize::try_from(ending.predict).unwrap_or(usize::MAX),
             ignore_eos: ending.ignore_eos,
             draft: None,
+            reach: 1,
             batch: Vec::with_capacity(1),
             n_guessed: 0,
         })
@@ -224,6 +227,7 @@ impl<'a> Generator<'a> {
             batch.clear();
             self.guess(text, room - 1, &mut batch)?;
             batch.insert(0, id);
+            let n_right_before = self.n_guessed;
             let mut step = Ok(None);
             let forwarded = session.engine.forward_while(&batch, |index, logits| {
                 step = self.choose(logits, text.tokens).and_then(|chosen| {
@@ -234,6 +238,10 @@ impl<'a> Generator<'a> {
                 matches!(step, Ok(None))
             });
             forwarded.map_err(|error| refused(session.name, session.gguf, session.elsewhere, error))?;
+            let (n_right, n_guesses) = (self.n_guessed - n_right_before, batch.len() - 1);
+            if n_guesses > 0 {
+                self.reach = if n_right == n_guesses { 2 * n_guesses } else { n_right + 1 };
+            }
             self.batch = batch;
             if let Some(Some(ending)) = step? {
                 return Ok(ending);
@@ -245,7 +253,7 @@ impl<'a> Generator<'a> {
     fn guess(&mut self, text: &Text<'_, '_>, room: usize, guesses: &mut Vec<u32>) -> Result<(), Failure> {
         let wanted = self.limit - (text.tokens.len() - text.n_prompt);
         match &mut self.draft {
-            Some((draft, most)) => draft.guess(text.tokens, room.min(wanted).min(*most), guesses),
+            Some((draft, most)) => draft.guess(text.tokens, room.min(wanted).min(*most).min(self.reach), guesses),
             None => Ok(()),
         }
     }
