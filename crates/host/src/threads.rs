@@ -25,11 +25,21 @@ struct Posted {
 // SAFETY: the job is Sync, and `Pool::run` keeps it alive while it is posted.
 unsafe impl Send for Posted {}
 
+/// Where jobs are offered.
+#[derive(Default)]
+struct Board {
+    /// The job on offer.
+    offer: Option<Posted>,
+    /// How many have been posted.
+    n_posted: usize,
+    /// Helpers that wait for the bell.
+    n_parked: usize,
+}
+
 /// What the caller and its helpers share.
 struct Shared {
-    /// The job on offer, and how many have been posted.
-    posted: Mutex<(Option<Posted>, usize)>,
-    /// Rung when a job is posted or the pool ends.
+    board: Mutex<Board>,
+    /// Rung when a job is posted while helpers are parked, or the pool ends.
     bell: Condvar,
     /// How many jobs have been posted: what helpers look at while they spin.
     generation: AtomicUsize,
@@ -55,7 +65,7 @@ impl Pool {
     /// A pool of `n_workers`, the calling thread counted. Fewer where the system refuses a thread.
     pub fn new(n_workers: usize) -> Self {
         let shared = Arc::new(Shared {
-            posted: Mutex::new((None, 0)),
+            board: Mutex::default(),
             bell: Condvar::new(),
             generation: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
@@ -108,20 +118,22 @@ fn next_job(shared: &Shared, seen: &mut usize) -> Option<Posted> {
         }
         std::hint::spin_loop();
     }
-    let mut posted = lock(&shared.posted);
+    let mut board = lock(&shared.board);
     loop {
         if shared.done.load(Ordering::Acquire) {
             return None;
         }
-        if posted.1 != *seen {
-            *seen = posted.1;
-            if let Some(job) = posted.0 {
+        if board.n_posted != *seen {
+            *seen = board.n_posted;
+            if let Some(job) = board.offer {
                 // Raised under the lock: `run` takes the job off the board under it, then waits for `busy`.
                 shared.busy.fetch_add(1, Ordering::Relaxed);
                 return Some(job);
             }
         }
-        posted = shared.bell.wait(posted).unwrap_or_else(|poisoned| poisoned.into_inner());
+        board.n_parked += 1;
+        board = shared.bell.wait(board).unwrap_or_else(|poisoned| poisoned.into_inner());
+        board.n_parked -= 1;
     }
 }
 
@@ -145,7 +157,7 @@ struct Retract<'a>(&'a Shared);
 
 impl Drop for Retract<'_> {
     fn drop(&mut self) {
-        lock(&self.0.posted).0 = None;
+        lock(&self.0.board).offer = None;
         let mut looks = 0;
         while self.0.busy.load(Ordering::Acquire) > 0 {
             looks += 1;
@@ -167,12 +179,17 @@ unsafe impl Workers for Pool {
         // SAFETY: only the lifetime changes; `Retract` ends every use of the job before this call returns.
         let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Job>(job) };
         shared.next.store(0, Ordering::Relaxed);
-        {
-            let mut posted = lock(&shared.posted);
-            *posted = (Some(Posted { job, n_tasks }), posted.1.wrapping_add(1));
-            shared.generation.store(posted.1, Ordering::Release);
+        let n_parked = {
+            let mut board = lock(&shared.board);
+            board.offer = Some(Posted { job, n_tasks });
+            board.n_posted = board.n_posted.wrapping_add(1);
+            shared.generation.store(board.n_posted, Ordering::Release);
+            board.n_parked
+        };
+        // To ring is a call of the system, and helpers that still spin need none.
+        if n_parked > 0 {
+            shared.bell.notify_all();
         }
-        shared.bell.notify_all();
         let _retract = Retract(shared);
         take_tasks(shared, n_tasks, 0, job);
     }
@@ -181,7 +198,7 @@ unsafe impl Workers for Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         {
-            let _posted = lock(&self.shared.posted);
+            let _board = lock(&self.shared.board);
             self.shared.done.store(true, Ordering::Release);
         }
         self.shared.bell.notify_all();
