@@ -8,6 +8,8 @@ use std::process::Stdio;
 const REQUIREMENTS: &str = "tools/bench_requirements.txt";
 /// Where it lies; its stamp is a copy of the requirements.
 const ENVIRONMENT: &str = "target/bench/peers";
+/// Where llama.cpp's own command is built.
+const COMPLETION: &str = "target/bench/llama.cpp";
 /// Where models are made.
 const MODELS: &str = "target/bench/models";
 /// A Python that has the requirements already, to be used instead.
@@ -23,8 +25,8 @@ pub(crate) fn peers(report: &mut Report, arguments: &[String]) {
 
 /// Times whole processes of smidgen and llama.cpp; `arguments` go to tools/bench_start.py.
 pub(crate) fn start(report: &mut Report, arguments: &[String]) {
-    if is_ready(report) {
-        let words = [&[MODELS.to_owned()], arguments].concat();
+    if is_ready(report) && report.step("bench: llama.cpp's command", |_| completion()) {
+        let words = [&[format!("{COMPLETION}/build/bin/llama-completion"), MODELS.to_owned()], arguments].concat();
         report.step("bench: start", |_| record("tools/bench_start.py", &words, "start"));
     }
 }
@@ -73,6 +75,11 @@ fn environment() -> Result<Counts, Stop> {
     run(program(&python(), &words).env("CMAKE_ARGS", "-DGGML_NATIVE=ON"))?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(ONE)
+}
+
+/// Builds llama.cpp's own command, of which Python's package has only the library.
+fn completion() -> Result<Counts, Stop> {
+    run(&mut program(&python(), &["tools/build_llama_completion.py", COMPLETION]))
 }
 
 /// Makes the models that are not there yet.
