@@ -10,6 +10,8 @@
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -55,7 +57,7 @@ pub(crate) use each_row;
 pub const TILE: usize = each_row!(_row => ()).len();
 
 /// The operations on [`Simd::R`] where that is [`Simd::F`].
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 macro_rules! rows_are_lanes {
     () => {
         type R = Self::F;
@@ -94,8 +96,29 @@ macro_rules! rows_are_lanes {
         }
     };
 }
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 use rows_are_lanes;
+
+/// Four times four 32-bit numbers of each 128 bits, rows made columns, with the instructions of one width.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+macro_rules! transposed {
+    ($a:expr, $b:expr, $c:expr, $d:expr, $low:ident, $high:ident, $low_pair:ident, $high_pair:ident) => {{
+        let (a, b, c, d) = ($a, $b, $c, $d);
+        let (ab_low, ab_high, cd_low, cd_high) = ($low(a, b), $high(a, b), $low(c, d), $high(c, d));
+        [
+            $low_pair(ab_low, cd_low),
+            $high_pair(ab_low, cd_low),
+            $low_pair(ab_high, cd_high),
+            $high_pair(ab_high, cd_high),
+        ]
+    }};
+}
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+use transposed;
 
 /// The operations that kernels are written in.
 pub trait Simd: Copy {
@@ -257,7 +280,7 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
 }
 
 /// [`Simd::windows`] made of shifts: each byte's bits are brought to its place and the others taken away.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 #[inline(always)]
 fn windows_of_bytes<S: Simd, const STEP: usize>(s: S, x: S::C, at: usize) -> S::C {
     let byte = |i: usize| {
@@ -289,6 +312,8 @@ enum Kind {
     Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 /// An instruction set that this CPU has.
@@ -308,7 +333,14 @@ const KINDS: &[(&str, Kind)] = &[
 #[cfg(target_arch = "aarch64")]
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon)];
 /// Every kernel set of this build, best last.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("simd128", Kind::Simd128)];
+/// Every kernel set of this build, best last.
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+)))]
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar)];
 
 impl Isa {
@@ -355,6 +387,8 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => unsafe { neon::run_neon(kernel) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Kind::Simd128 => kernel.run(wasm::Simd128),
         }
     }
 }
@@ -386,6 +420,8 @@ fn has(kind: Kind) -> bool {
         // Advanced SIMD is part of every AArch64 target that Rust builds floats for.
         #[cfg(target_arch = "aarch64")]
         Kind::Neon => cfg!(target_feature = "neon"),
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Kind::Simd128 => true,
     }
 }
 
