@@ -301,6 +301,7 @@ pub trait Kernel {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Sse41,
@@ -334,7 +335,11 @@ const KINDS: &[(&str, Kind)] = &[
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon)];
 /// Every kernel set of this build, best last.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("simd128", Kind::Simd128)];
+const KINDS: &[(&str, Kind)] = &[
+    #[cfg(test)]
+    ("scalar", Kind::Scalar),
+    ("simd128", Kind::Simd128),
+];
 /// Every kernel set of this build, best last.
 #[cfg(not(any(
     target_arch = "x86_64",
@@ -345,11 +350,12 @@ const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar)];
 
 impl Isa {
     /// Plain Rust, the definition; every CPU has it.
+    #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
     pub const SCALAR: Isa = Isa(Kind::Scalar);
 
     /// The fastest instruction set of this CPU.
     pub fn detect() -> Isa {
-        Isa::available().last().unwrap_or(Isa::SCALAR)
+        Isa::available().last().unwrap_or(Isa(KINDS[0].1))
     }
 
     /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`), if this CPU has it.
@@ -371,6 +377,7 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
+            #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
             Kind::Scalar => kernel.run(Scalar),
             // SAFETY: this Isa exists only because `has` found the CPU's features.
             #[cfg(target_arch = "x86_64")]
@@ -408,6 +415,7 @@ pub(crate) fn prefetch(bytes: &[u8]) {
 
 fn has(kind: Kind) -> bool {
     match kind {
+        #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
         Kind::Scalar => true,
         #[cfg(target_arch = "x86_64")]
         Kind::Sse41 => x86::has_sse41(),
