@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
-mod neon;
+mod aarch64;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
@@ -313,6 +313,8 @@ enum Kind {
     Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
 }
@@ -332,7 +334,7 @@ const KINDS: &[(&str, Kind)] = &[
 ];
 /// Every kernel set of this build, best last.
 #[cfg(target_arch = "aarch64")]
-const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon)];
+const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon), ("neon-dotprod", Kind::Dotprod)];
 /// Every kernel set of this build, best last.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 const KINDS: &[(&str, Kind)] = &[
@@ -358,7 +360,8 @@ impl Isa {
         Isa::available().last().unwrap_or(Isa(KINDS[0].1))
     }
 
-    /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`), if this CPU has it.
+    /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`,
+    /// `neon-dotprod`, `simd128`), if this CPU has it.
     pub fn from_name(name: &str) -> Option<Isa> {
         Isa::available().find(|isa| isa.name() == name)
     }
@@ -393,7 +396,10 @@ impl Isa {
             Kind::Vnni => unsafe { x86::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => unsafe { neon::run_neon(kernel) },
+            Kind::Neon => unsafe { aarch64::run_neon(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Dotprod => unsafe { aarch64::run_dotprod(kernel) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Kind::Simd128 => kernel.run(wasm::Simd128),
         }
@@ -425,9 +431,10 @@ fn has(kind: Kind) -> bool {
         Kind::Avx512 => x86::has_avx512(),
         #[cfg(target_arch = "x86_64")]
         Kind::Vnni => x86::has_vnni(),
-        // Advanced SIMD is part of every AArch64 target that Rust builds floats for.
         #[cfg(target_arch = "aarch64")]
-        Kind::Neon => cfg!(target_feature = "neon"),
+        Kind::Neon => aarch64::has_neon(),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Dotprod => aarch64::has_dotprod(),
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         Kind::Simd128 => true,
     }
