@@ -1,40 +1,50 @@
-// Tokens a second of modules, which take turns: speed.mjs SMIDGEN.JS MODEL TOKENS ROUNDS WASM... Ratios are to the first module.
+// Tokens a second of modules, which take turns, as JSON: speed.mjs SMIDGEN.JS TOKENS ROUNDS MODEL,... NAME=WASM...
+// Medians with the least and the most; ratios are to the first module.
 import { readFileSync } from "node:fs";
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const PROMPT = 256;
-const [library, model, tokens, rounds, ...modules] = process.argv.slice(2);
+const [library, tokens, rounds, models, ...modules] = process.argv.slice(2);
 const { Smidgen } = await import(pathToFileURL(resolve(library)));
-const bytes = readFileSync(model);
-const runs = [];
-for (const file of modules) {
-  const smidgen = await Smidgen.load(readFileSync(file));
-  smidgen.open(bytes, { context: Math.max(Number(tokens), PROMPT), batch: 16 });
-  runs.push({ file, smidgen, decode: [], prompt: [] });
-}
-const perSecond = (n, work) => {
+
+function perSecond(n, work) {
   const start = process.hrtime.bigint();
   work();
   return (n * 1e9) / Number(process.hrtime.bigint() - start);
-};
-// The first round is for the engine's compiler.
-for (let round = 0; round <= Number(rounds); round++) {
-  for (const { smidgen, decode, prompt } of runs) {
-    const id = (i) => (i * 7 + 3) % smidgen.vocabulary;
-    smidgen.truncate(0);
-    decode[round] = perSecond(Number(tokens), () => {
-      for (let i = 0; i < Number(tokens); i++) {
-        smidgen.forward([id(i)]);
-      }
-    });
-    smidgen.truncate(0);
-    const ids = Array.from({ length: PROMPT }, (_, i) => id(i));
-    prompt[round] = perSecond(PROMPT, () => smidgen.forward(ids));
+}
+
+/** One round: new tokens one by one, and a prompt in batches. */
+function round({ smidgen, decode, prompt }) {
+  const ids = Array.from({ length: Math.max(tokens, PROMPT) }, (_, i) => (i * 7 + 3) % smidgen.vocabulary);
+  smidgen.truncate(0);
+  decode.push(perSecond(Number(tokens), () => ids.slice(0, tokens).forEach((id) => smidgen.forward([id]))));
+  smidgen.truncate(0);
+  prompt.push(perSecond(PROMPT, () => smidgen.forward(ids.slice(0, PROMPT))));
+}
+
+const results = [];
+for (const model of models.split(",")) {
+  const runs = [];
+  for (const [name, file] of modules.map((module) => module.split("="))) {
+    const smidgen = await Smidgen.load(readFileSync(file));
+    smidgen.open(readFileSync(model), { context: Math.max(tokens, PROMPT), batch: 16 });
+    runs.push({ name, smidgen, decode: [], prompt: [] });
+  }
+  for (let i = 0; i <= rounds; i++) {
+    runs.forEach(round);
+  }
+  for (const run of runs) {
+    const row = { model: basename(model), module: run.name };
+    for (const what of ["decode", "prompt"]) {
+      // The first round is for the engine's compiler.
+      const sorted = (values) => values.slice(1).sort((a, b) => a - b);
+      const [ours, first] = [sorted(run[what]), sorted(runs[0][what])];
+      const median = ours[ours.length >> 1];
+      row[`${what}_tokens_per_s`] = [median, ours[0], ours.at(-1)].map(Math.round);
+      row[`${what}_ratio`] = Number((median / first[first.length >> 1]).toFixed(2));
+    }
+    results.push(row);
   }
 }
-const median = (values) => values.slice(1).sort((a, b) => a - b)[(values.length - 1) >> 1];
-for (const { file, decode, prompt } of runs) {
-  const say = (name, values, first) => `${name} ${median(values).toFixed(0)} tokens/s (${(median(values) / median(first)).toFixed(2)})`;
-  console.log(`${file}: ${say("decode", decode, runs[0].decode)}, ${say("prompt", prompt, runs[0].prompt)}`);
-}
+console.log(JSON.stringify(results, null, 1));

@@ -152,17 +152,6 @@ impl Simd for Simd128 {
         let two = f32x4_add(four, high_pair(four, four));
         f32x4_extract_lane::<0>(two) + f32x4_extract_lane::<1>(two)
     }
-    /// The same tree for four vectors at once: every step brings together what one add needs of two.
-    #[inline(always)]
-    fn sums(self, v: &[Self::F; LANES]) -> Self::F {
-        let pairs = |a: v128, b: v128| f32x4_add(low_pair(a, b), high_pair(a, b));
-        let four = |i: usize| {
-            let first = pairs(quarter(v[i]), quarter(v[i + 1]));
-            let second = pairs(quarter(v[i + 2]), quarter(v[i + 3]));
-            f32x4_add(u32x4_shuffle::<0, 2, 4, 6>(first, second), u32x4_shuffle::<1, 3, 5, 7>(first, second))
-        };
-        [four(0), four(4), four(8), four(12)]
-    }
 
     #[inline(always)]
     fn columns(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 4] {
