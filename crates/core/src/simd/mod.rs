@@ -131,6 +131,8 @@ pub trait Simd: Copy {
 
     /// What [`Simd::signed`] adds to every weight.
     const OFFSET: i32;
+    /// Whether the registers hold the lanes of a few vectors only, so that not many sums are kept at once.
+    const IS_NARROW: bool = false;
 
     /// The same float in every lane.
     fn splat(self, x: f32) -> Self::F;

@@ -76,6 +76,7 @@ impl Simd for Simd128 {
     type C = [v128; 4];
 
     const OFFSET: i32 = 0;
+    const IS_NARROW: bool = true;
 
     rows_are_lanes!();
 
