@@ -107,7 +107,7 @@ pub struct EngineArgs {
     #[arg(long)]
     pub mlock: bool,
 
-    /// Kernels to use: scalar, or a set that this processor has (sse4.1, avx2, avx512, avx512-vnni, neon) [default: the best]
+    /// Kernels to use: scalar, or a set that this processor has (sse4.1, avx2, avx512, avx512-vnni, neon, neon-dotprod) [default: the best]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,
 }

@@ -35,7 +35,7 @@ pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, recor
     let mut models = Vec::new();
     if wanted("user") {
         models = user::all(report, extent);
-    } else if wanted("cli") {
+    } else if wanted("cli") || wanted("web") {
         report.step("ports: models", |_| {
             models = user::convert()?;
             Ok(Counts { passed: models.len(), failed: 0 })
@@ -53,7 +53,7 @@ pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, recor
         rows.extend(c::all(report, &desktop, &models, extent));
     }
     if wanted("web") {
-        web::all(report, &desktop, extent);
+        web::all(report, &desktop, &models, extent);
     }
     if wanted("cli") && extent == Extent::All {
         rows.extend(cli::all(report, &models));

@@ -40,7 +40,7 @@ pub(super) fn hosted(target: &str, verb: &str) -> Result<Command, Stop> {
 }
 
 /// Whether rustup has the standard library for `target`, or gets it.
-fn is_brought(target: &str) -> bool {
+pub(super) fn is_brought(target: &str) -> bool {
     install::is_on_path("rustup") && works(&mut program("rustup", &["target", "add", target]))
 }
 

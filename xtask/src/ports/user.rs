@@ -70,6 +70,12 @@ const MACHINES: &[Machine] = &[
     },
 ];
 
+/// The kernel sets that an emulated CPU must be found to have, where there are more than the definition.
+const KERNEL_SETS: &[(&[&str], &[&str])] = &[
+    (&["qemu-aarch64", "-cpu", "max"], &["scalar", "neon", "neon-dotprod"]),
+    (&["qemu-aarch64", "-cpu", "cortex-a53"], &["scalar", "neon"]),
+];
+
 /// Where the checkpoints lie, and what each weight type is tried on.
 const CHECKPOINTS: &str = "testdata/hf";
 const OUTTYPES: &[&str] = &["f32", "f16", "bf16", "q8_0"];
@@ -154,6 +160,16 @@ fn native(model: &Path) -> Result<String, Stop> {
     agreed(&text).ok_or(Stop::Failed(format!("{}: the kernel sets differ:\n{text}", model.display())))
 }
 
+/// The kernel sets that `emulator` must be found to have.
+fn kernel_sets(emulator: &[&str]) -> &'static [&'static str] {
+    KERNEL_SETS.iter().find(|(words, _)| *words == emulator).map_or(&["scalar"], |(_, sets)| sets)
+}
+
+/// Whether each line of `text` is of the kernel set that stands at its place in `sets`.
+fn is_of(text: &str, sets: &[&str]) -> bool {
+    text.lines().map(|line| line.split_once(':').map_or(line, |(set, _)| set)).eq(sets.iter().copied())
+}
+
 /// What stands after the kernel set on every line, when it is the same on all of them.
 fn agreed(text: &str) -> Option<String> {
     let mut results = text.lines().map(|line| line.split_once(": ").map(|(_, result)| result.to_string()));
@@ -174,6 +190,10 @@ fn emulate(machine: &Machine, emulator: &[&str], models: &[Model]) -> Result<Cou
         let mut command = program(emulator[0], &emulator[1..]);
         let outcome = output(command.arg(binary(machine.target)).stdin(open(&model.path)?));
         match outcome {
+            Ok(text) if !is_of(&text, kernel_sets(emulator)) => {
+                counts.failed += 1;
+                step::say(&format!("{}: not by {:?}:\n{text}", model.name, kernel_sets(emulator)));
+            }
             Ok(text) if agreed(&text).as_ref() == Some(&model.expected) => counts.passed += 1,
             Ok(text) => {
                 counts.failed += 1;
@@ -202,5 +222,13 @@ mod tests {
         assert_eq!(agreed("scalar: 1 2 ff\navx2: 1 2 fe\n"), None);
         assert_eq!(agreed("a panic, in one line\n"), None);
         assert_eq!(agreed(""), None);
+    }
+
+    #[test]
+    fn every_kernel_set_must_be_there() {
+        let text = "scalar: 1 2 ff\nneon: 1 2 ff\n";
+        assert!(is_of(text, kernel_sets(&["qemu-aarch64", "-cpu", "cortex-a53"])));
+        assert!(!is_of(text, kernel_sets(&["qemu-aarch64", "-cpu", "max"])));
+        assert!(!is_of(text, kernel_sets(&["qemu-mips"])));
     }
 }

@@ -1,23 +1,29 @@
 //! The engine as a library: in C under Valgrind, in WebAssembly in node, and on the page in a headless browser.
 
 use super::story::{self, Desktop, PROMPT, Story};
-use super::{Extent, folder, toolchain};
+use super::user::Model;
+use super::{Extent, command, folder, toolchain};
 use crate::install;
-use crate::step::{Counts, ONE, Report, Stop, cargo, output, program, run};
+use crate::step::{self, Counts, ONE, Report, Stop, cargo, output, program, run, run_tests};
 use std::path::PathBuf;
 
 const MANIFEST: &str = "ports/libsmidgen/Cargo.toml";
 const WASM: &str = "wasm32-unknown-unknown";
-/// The modules, and what the compiler may assume of the engine that runs them.
-const MODULES: &[(&str, &str)] = &[("smidgen.wasm", "-simd128"), ("smidgen-simd.wasm", "+simd128")];
+/// The modules, and what the compiler may assume of the engine that runs them. The first has kernels that no other machine has,
+/// and every change has to pass it.
+const MODULES: &[(&str, &str)] = &[("smidgen-simd.wasm", "+simd128"), ("smidgen.wasm", "-simd128")];
+/// WebAssembly with the standard library, for core's own tests.
+const WASI: &str = "wasm32-wasip1";
 /// The files of the page and of the package.
 const FILES: &[&str] = &["index.html", "app.js", "worker.js", "offline.js", "smidgen.js", "smidgen.d.ts"];
 const MODEL: &str = "models/tales.gguf";
 const CONTEXT_TOKENS: usize = 64;
 const N_NEW: usize = 40;
+/// A prompt for every checkpoint: ids below the size of every vocabulary, more of them than a batch.
+const IDS: &str = "1 2 3 5 8 13 21 34 55 1 4 9 16 25 36 49 2 7 11 17 23 31 41 47";
 
-/// Builds the library for this machine and for WebAssembly, and compares what it tells.
-pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) {
+/// Builds the library for this machine and for WebAssembly, and compares what it tells, and what it makes of `models`.
+pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], extent: Extent) {
     let model = crate::root().join(MODEL);
     let story = Story { model: &model, context_tokens: CONTEXT_TOKENS, n_new: N_NEW, cache: "f32" };
     let mut expected = String::new();
@@ -30,11 +36,15 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) {
     }
     report.step("ports: the header of libsmidgen", |_| header());
     report.step("ports: libsmidgen in C", |_| in_c(&expected));
-    // Without vector instructions on every run, with them when everything is tried.
+    // With vector instructions on every run, without them when everything is tried.
     let modules = if extent == Extent::All { MODULES } else { &MODULES[..1] };
     let built = report.step("ports: wasm", |_| wasm(modules));
     for (module, _) in modules.iter().filter(|_| built) {
         report.step(&format!("ports: {module} in node"), |_| in_node(module, &expected));
+        report.step(&format!("ports: {module} in node, the checkpoints"), |_| checkpoints(module, models, extent));
+    }
+    if extent == Extent::All {
+        report.step("ports: core's own tests in WebAssembly", core_tests);
     }
     if extent == Extent::All && built {
         report.step("ports: the page in Chromium", |_| in_chromium(&expected));
@@ -125,6 +135,49 @@ fn in_node(module: &str, expected: &str) -> Result<Counts, Stop> {
     let mut node = program("node", &["ports/web/test/story.mjs"]);
     let printed = output(node.arg(library).arg(wasm).args([MODEL, &context, &n_new, "f32", PROMPT]))?;
     story::compare(module, &printed, expected)
+}
+
+/// Every bit of the logits of each model's prompt, as the command writes them here; a sample of models has both blocks and floats.
+fn checkpoints(module: &str, models: &[Model], extent: Extent) -> Result<Counts, Stop> {
+    if !install::is_on_path("node") {
+        return Err(Stop::Skipped("there is no node".into()));
+    }
+    if models.is_empty() {
+        return Err(Stop::Failed("there is nothing to compare with".into()));
+    }
+    let page = page()?;
+    let logits = folder()?.join("web-logits.npy");
+    let mut counts = Counts::default();
+    let is_wanted = |model: &&Model| extent == Extent::All || model.name.ends_with("q8_0");
+    for Model { name, path, .. } in models.iter().filter(is_wanted) {
+        let words = ["--ids", IDS, "-n", "1", "--ignore-eos", "--temp", "0", "-t", "1", "--logits"];
+        output(program(&command(), &["run"]).arg(path).args(words).arg(&logits))?;
+        let mut node = program("node", &["ports/web/test/logits.mjs"]);
+        node.arg(page.join("smidgen.js")).arg(page.join(module)).arg(path).arg(IDS).arg(&logits);
+        match output(&mut node) {
+            Ok(_) => counts.passed += 1,
+            Err(Stop::Failed(reason) | Stop::Skipped(reason)) => {
+                counts.failed += 1;
+                step::say(&format!("{name}: {reason}"));
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// The tests of core itself, among them the one that holds the kernels for simd128 against the definition in every type.
+fn core_tests(skipped: &mut Vec<String>) -> Result<Counts, Stop> {
+    if !install::is_on_path("node") {
+        return Err(Stop::Skipped("there is no node".into()));
+    }
+    if !toolchain::is_brought(WASI) {
+        return Err(Stop::Skipped(format!("rustup has not brought {WASI}")));
+    }
+    let runner = crate::root().join("ports/web/test/wasi.mjs");
+    let mut tests = cargo(&["test", "--locked", "--quiet", "--lib", "-p", "smidgen-core", "--target", WASI]);
+    tests.arg("--target-dir").arg(folder()?.join("boards"));
+    tests.env(toolchain::variable(WASI, "RUNNER"), format!("node --no-warnings {}", runner.display()));
+    run_tests(tests.env(toolchain::variable(WASI, "RUSTFLAGS"), "-Ctarget-feature=+simd128"), skipped)
 }
 
 /// Clicks, keys, a file, no network; a screenshot is left beside the page.

@@ -8,6 +8,8 @@ use crate::simd::{LANES, Simd, TILE, padded};
 
 /// Rows of which registers hold the sums with several tokens.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
+/// Rows of which narrow registers hold the sums with one.
+const NARROW: usize = if TILE < 2 { TILE } else { 2 };
 
 /// A format of floats.
 pub(crate) trait FloatRows {
@@ -33,6 +35,7 @@ fn tile<S: Simd, const N: usize, const T: usize>(
 ) {
     let mut sums = [[s.splat(0.0); TILE]; T];
     match T {
+        1 if S::IS_NARROW => add_rows::<S, N, T, NARROW>(s, rows, x, &mut sums, load),
         1 => add_rows::<S, N, T, TILE>(s, rows, x, &mut sums, load),
         _ => add_rows::<S, N, T, FEW>(s, rows, x, &mut sums, load),
     }

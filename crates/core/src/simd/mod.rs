@@ -8,8 +8,10 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
-mod neon;
+mod aarch64;
 mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -55,7 +57,7 @@ pub(crate) use each_row;
 pub const TILE: usize = each_row!(_row => ()).len();
 
 /// The operations on [`Simd::R`] where that is [`Simd::F`].
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 macro_rules! rows_are_lanes {
     () => {
         type R = Self::F;
@@ -94,8 +96,29 @@ macro_rules! rows_are_lanes {
         }
     };
 }
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 use rows_are_lanes;
+
+/// Four times four 32-bit numbers of each 128 bits, rows made columns, with the instructions of one width.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+macro_rules! transposed {
+    ($a:expr, $b:expr, $c:expr, $d:expr, $low:ident, $high:ident, $low_pair:ident, $high_pair:ident) => {{
+        let (a, b, c, d) = ($a, $b, $c, $d);
+        let (ab_low, ab_high, cd_low, cd_high) = ($low(a, b), $high(a, b), $low(c, d), $high(c, d));
+        [
+            $low_pair(ab_low, cd_low),
+            $high_pair(ab_low, cd_low),
+            $low_pair(ab_high, cd_high),
+            $high_pair(ab_high, cd_high),
+        ]
+    }};
+}
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+use transposed;
 
 /// The operations that kernels are written in.
 pub trait Simd: Copy {
@@ -108,6 +131,8 @@ pub trait Simd: Copy {
 
     /// What [`Simd::signed`] adds to every weight.
     const OFFSET: i32;
+    /// Whether the registers hold the lanes of a few vectors only, so that not many sums are kept at once.
+    const IS_NARROW: bool = false;
 
     /// The same float in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -257,7 +282,7 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
 }
 
 /// [`Simd::windows`] made of shifts: each byte's bits are brought to its place and the others taken away.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 #[inline(always)]
 fn windows_of_bytes<S: Simd, const STEP: usize>(s: S, x: S::C, at: usize) -> S::C {
     let byte = |i: usize| {
@@ -278,6 +303,7 @@ pub trait Kernel {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Sse41,
@@ -289,6 +315,10 @@ enum Kind {
     Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 /// An instruction set that this CPU has.
@@ -306,21 +336,34 @@ const KINDS: &[(&str, Kind)] = &[
 ];
 /// Every kernel set of this build, best last.
 #[cfg(target_arch = "aarch64")]
-const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon)];
+const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar), ("neon", Kind::Neon), ("neon-dotprod", Kind::Dotprod)];
 /// Every kernel set of this build, best last.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+const KINDS: &[(&str, Kind)] = &[
+    #[cfg(test)]
+    ("scalar", Kind::Scalar),
+    ("simd128", Kind::Simd128),
+];
+/// Every kernel set of this build, best last.
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+)))]
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar)];
 
 impl Isa {
     /// Plain Rust, the definition; every CPU has it.
+    #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
     pub const SCALAR: Isa = Isa(Kind::Scalar);
 
     /// The fastest instruction set of this CPU.
     pub fn detect() -> Isa {
-        Isa::available().last().unwrap_or(Isa::SCALAR)
+        Isa::available().last().unwrap_or(Isa(KINDS[0].1))
     }
 
-    /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`), if this CPU has it.
+    /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`,
+    /// `neon-dotprod`, `simd128`), if this CPU has it.
     pub fn from_name(name: &str) -> Option<Isa> {
         Isa::available().find(|isa| isa.name() == name)
     }
@@ -339,6 +382,7 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
+            #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
             Kind::Scalar => kernel.run(Scalar),
             // SAFETY: this Isa exists only because `has` found the CPU's features.
             #[cfg(target_arch = "x86_64")]
@@ -354,7 +398,12 @@ impl Isa {
             Kind::Vnni => unsafe { x86::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => unsafe { neon::run_neon(kernel) },
+            Kind::Neon => unsafe { aarch64::run_neon(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Kind::Dotprod => unsafe { aarch64::run_dotprod(kernel) },
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Kind::Simd128 => kernel.run(wasm::Simd128),
         }
     }
 }
@@ -374,6 +423,7 @@ pub(crate) fn prefetch(bytes: &[u8]) {
 
 fn has(kind: Kind) -> bool {
     match kind {
+        #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
         Kind::Scalar => true,
         #[cfg(target_arch = "x86_64")]
         Kind::Sse41 => x86::has_sse41(),
@@ -383,9 +433,12 @@ fn has(kind: Kind) -> bool {
         Kind::Avx512 => x86::has_avx512(),
         #[cfg(target_arch = "x86_64")]
         Kind::Vnni => x86::has_vnni(),
-        // Advanced SIMD is part of every AArch64 target that Rust builds floats for.
         #[cfg(target_arch = "aarch64")]
-        Kind::Neon => cfg!(target_feature = "neon"),
+        Kind::Neon => aarch64::has_neon(),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Dotprod => aarch64::has_dotprod(),
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Kind::Simd128 => true,
     }
 }
 

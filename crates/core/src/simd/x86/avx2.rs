@@ -1,8 +1,8 @@
 //! AVX2 with F16C: two registers to a vector.
 
-use super::{sum_eight, transposed};
+use super::sum_eight;
 use crate::half::E5M3_OFFSET;
-use crate::simd::{LANES, Simd, TILE, padded, rows_are_lanes, windows_of_bytes};
+use crate::simd::{LANES, Simd, TILE, padded, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
 /// Proof of AVX2 and F16C, made only inside [`run_avx2`](super::run_avx2).

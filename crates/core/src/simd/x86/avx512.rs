@@ -1,8 +1,8 @@
 //! AVX-512: one register to a vector.
 
-use super::{sum_eight, transposed};
+use super::sum_eight;
 use crate::half::E5M3_OFFSET;
-use crate::simd::{LANES, Simd, TILE, each, rows_are_lanes, windows_of_bytes};
+use crate::simd::{LANES, Simd, TILE, each, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
 /// Proof of AVX-512 with BW, DQ and VL and, where `LATER`, with VNNI and VBMI; made only inside

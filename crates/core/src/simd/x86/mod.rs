@@ -94,21 +94,6 @@ pub(super) fn prefetch(byte: &u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(byte).cast()) }
 }
 
-/// Four times four 32-bit numbers of each 128 bits, rows made columns, with the instructions of one width.
-macro_rules! transposed {
-    ($a:expr, $b:expr, $c:expr, $d:expr, $low:ident, $high:ident, $low_pair:ident, $high_pair:ident) => {{
-        let (a, b, c, d) = ($a, $b, $c, $d);
-        let (ab_low, ab_high, cd_low, cd_high) = ($low(a, b), $high(a, b), $low(c, d), $high(c, d));
-        [
-            $low_pair(ab_low, cd_low),
-            $high_pair(ab_low, cd_low),
-            $low_pair(ab_high, cd_high),
-            $high_pair(ab_high, cd_high),
-        ]
-    }};
-}
-use transposed;
-
 /// Eight lanes to one, by [`Simd::sum`]'s tree.
 #[inline(always)]
 unsafe fn sum_eight(v: __m256) -> f32 {

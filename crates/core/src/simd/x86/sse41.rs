@@ -1,8 +1,7 @@
 //! SSE4.1, which x86-64 CPUs have since 2008: four registers to a vector.
 
-use super::transposed;
 use crate::half::E5M3_OFFSET;
-use crate::simd::{LANES, Scalar, Simd, TILE, rows_are_lanes, windows_of_bytes};
+use crate::simd::{LANES, Scalar, Simd, TILE, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
 /// Proof of SSE4.1 and SSSE3, made only inside [`run_sse41`](super::run_sse41).

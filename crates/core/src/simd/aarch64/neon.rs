@@ -1,18 +1,28 @@
-//! Advanced SIMD of AArch64, without the optional dot-product extension.
+//! Advanced SIMD of AArch64: four registers to a vector.
 
-use super::{Kernel, LANES, Scalar, Simd, TILE, rows_are_lanes, windows_of_bytes};
 use crate::half::E5M3_OFFSET;
+use crate::simd::{LANES, Scalar, Simd, TILE, rows_are_lanes, windows_of_bytes};
 use core::arch::aarch64::*;
+use core::arch::asm;
 
-/// Compiles `kernel` for NEON.
-#[target_feature(enable = "neon")]
-pub(super) fn run_neon<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Neon(()))
-}
-
-/// Proof of NEON, made only inside [`run_neon`].
+/// Proof of NEON and, where `DOT`, of its dot products; made only inside [`run_neon`](super::run_neon) and
+/// [`run_dotprod`](super::run_dotprod).
 #[derive(Clone, Copy)]
-pub(super) struct Neon(());
+pub(super) struct Neon<const DOT: bool>(pub(super) ());
+
+/// To each 32-bit lane of `sums` adds the products of its four bytes of `w` with those of `a`, all of them signed: the
+/// instruction that `vdotq_s32` stands for, which Rust has not made stable yet.
+///
+/// # Safety
+/// The CPU has the dot products of NEON.
+#[inline(always)]
+unsafe fn sdot(mut sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller has the instruction; it reads and writes these registers and nothing else.
+    unsafe {
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sums, in(vreg) w, in(vreg) a, options(pure, nomem, nostack, preserves_flags));
+    }
+    sums
+}
 
 /// Register by register.
 macro_rules! each {
@@ -28,7 +38,7 @@ macro_rules! each {
     }};
 }
 
-impl Simd for Neon {
+impl<const DOT: bool> Simd for Neon<DOT> {
     type F = [float32x4_t; 4];
     type C = [uint32x4_t; 4];
 
@@ -228,11 +238,14 @@ impl Simd for Neon {
         // SAFETY: the token proves the instructions.
         let add = |sums, w| unsafe {
             let a = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(a)));
-            let w = vreinterpretq_s8_u32(w);
+            let (w, sums) = (vreinterpretq_s8_u32(w), vreinterpretq_s32_u32(sums));
+            if DOT {
+                return vreinterpretq_u32_s32(sdot(sums, w, a));
+            }
             let (low, high) = (vmull_s8(vget_low_s8(w), vget_low_s8(a)), vmull_high_s8(w, a));
             // Pairs of 16-bit products, then pairs of their sums: one sum for each lane of four bytes.
             let pairs = vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
-            vreinterpretq_u32_s32(vaddq_s32(vreinterpretq_s32_u32(sums), pairs))
+            vreinterpretq_u32_s32(vaddq_s32(sums, pairs))
         };
         crate::simd::each!(4, i => add(sums[i], w[i]))
     }
