@@ -1,5 +1,6 @@
 //! The flags that several commands share. Their names are llama.cpp's where llama.cpp has one.
 
+use crate::budget::Work;
 use crate::constraint::ConstraintArgs;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -62,6 +63,9 @@ pub struct ImportArgs {
     pub fallback: Option<Type>,
 }
 
+/// Connections that a server has at a time when it is not said.
+pub const CONNECTIONS: usize = 4;
+
 /// How much the engine is given.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
@@ -102,6 +106,14 @@ pub struct EngineArgs {
     /// Whether the logits of every position are read, not only those of the last.
     #[arg(skip)]
     pub reads_each: bool,
+
+    /// What is done with the model.
+    #[arg(skip)]
+    pub work: Work,
+
+    /// Connections that a server has at a time.
+    #[arg(skip = CONNECTIONS)]
+    pub connections: usize,
 
     /// Keep the system from moving the weights out of memory
     #[arg(long)]
@@ -166,6 +178,11 @@ impl SamplingArgs {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
     };
+
+    /// The same for requests, which may ask to choose among all tokens.
+    pub fn widest(&self) -> SamplingArgs {
+        SamplingArgs { temp: Some(1.0), top_k: Some(0), ..self.clone() }
+    }
 }
 
 /// When the text ends.

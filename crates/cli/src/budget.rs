@@ -4,31 +4,84 @@ use crate::args::{EngineArgs, SamplingArgs};
 use crate::failure::Failure;
 use crate::load::{Settings, Source};
 use crate::report;
+use crate::serve::http;
+use clap::ValueEnum;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
-use smidgen_core::sample::{Candidate, SampleParams, Sampler};
+use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::tokenizer::Tokenizer;
 use smidgen_host::spill::{self, LayerShape};
 use smidgen_host::weights::Residency;
 use std::collections::BTreeMap;
 
-/// What the process takes beside the plan: its code, its stack, the C library and this program's own small buffers.
-/// `tests/memory.rs` measures that it is no more.
-pub const PROCESS_BYTES: u64 = 1440 << 10;
-/// Code that multiplies weights of one type other than F32; kernels of 16-bit floats take less.
+/// What a process does with a model, which decides how much of the program it touches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    /// One text and its continuation.
+    #[default]
+    Run,
+    /// A conversation.
+    Chat,
+    /// Speed.
+    Bench,
+    /// Answers over HTTP.
+    Serve,
+    /// A text is scored or calibrated by.
+    #[value(skip)]
+    Read,
+}
+
+impl Work {
+    /// What the process takes beside the plan: its code, its stack, the C library and this program's own small buffers.
+    /// `tests/memory.rs` measures that it is neither more nor less by 2 % or 256 KiB, and that no cap is passed.
+    pub const fn process_bytes(self) -> u64 {
+        match self {
+            Work::Run | Work::Serve => 1152 << 10,
+            Work::Chat => 1536 << 10,
+            Work::Bench => 1112 << 10,
+            Work::Read => 1112 << 10,
+        }
+    }
+}
+
+/// Code that multiplies weights of one type other than F32.
 const FLOAT_CODE_BYTES: u64 = 48 << 10;
 /// The same for a quantized type, and what quantizes activations for any of them.
-const QUANTIZED_CODE_BYTES: u64 = 40 << 10;
+const QUANTIZED_CODE_BYTES: u64 = 48 << 10;
 const ACTIVATIONS_CODE_BYTES: u64 = 104 << 10;
 /// What starts threads and shares work among them, and what each beyond the first takes.
-const SHARING_CODE_BYTES: u64 = 56 << 10;
+const SHARING_CODE_BYTES: u64 = 16 << 10;
 const THREAD_BYTES: u64 = 16 << 10;
 /// Code that brings weights from the file.
-const PARTS_CODE_BYTES: u64 = 64 << 10;
+const PARTS_CODE_BYTES: u64 = 128 << 10;
 /// Code that unpacks them.
-const UNPACKING_CODE_BYTES: u64 = 96 << 10;
+const UNPACKING_CODE_BYTES: u64 = 48 << 10;
+/// What reading a whole file leaves behind, beside a mapped one.
+const READING_CODE_BYTES: u64 = 48 << 10;
+
+/// Code and tables of a server, and its thread.
+const SERVER_BYTES: usize = 948 << 10;
+/// What a body may have beside its text, and for each token of the context.
+const BODY_BYTES: usize = 8 << 10;
+const BODY_BYTES_PER_TOKEN: usize = 16;
+/// While a body is read it is in memory twice more than it came: as the values that are read from it, and as a prompt.
+const COPIES_OF_BODY: usize = 2;
+/// What a connection takes beside its body.
+const CONNECTION_BYTES: usize = http::BUFFER_BYTES / 2;
+/// Text that a token of a conversation stands for, and how often it is in memory: as messages, as values for the template, as its text.
+const BYTES_PER_TOKEN: usize = 4;
+const COPIES_OF_CONVERSATION: usize = 3;
+/// What a tokenizer needs for each byte of a text that it works on as a whole.
+const SCRATCH_BYTES_PER_BYTE: usize = 29;
+
+/// The lines that these are part of.
+const TYPES_CODE: &str = "code for the types of weights";
+const SHARING: &str = "threads";
+const READING_CODE: &str = "code that reads weights";
+const PARTS_CODE: &str = "code that reads weights in parts";
+const UNPACKING_CODE: &str = "code that unpacks weights";
 
 /// One consumer of memory.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -44,6 +97,12 @@ pub struct Line {
 pub struct Budget {
     /// One line per consumer.
     pub lines: Vec<Line>,
+    /// What the process takes beside them.
+    #[serde(skip)]
+    pub process_bytes: u64,
+    /// The types that weights have.
+    #[serde(skip)]
+    kinds: Vec<Type>,
     /// Which weights are among them, of a model that is read in parts.
     #[serde(skip)]
     pub residency: Option<Residency>,
@@ -56,13 +115,30 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The sum of `lines`.
-    pub fn of_lines(lines: Vec<Line>) -> Self {
-        Self { lines, residency: None, spilled: Vec::new(), spilled_bytes: 0 }
+    /// The sum of `lines` for a process that does `work`.
+    pub fn of_lines(lines: Vec<Line>, work: Work) -> Self {
+        let process_bytes = work.process_bytes();
+        Self { lines, process_bytes, kinds: Vec::new(), residency: None, spilled: Vec::new(), spilled_bytes: 0 }
+    }
+
+    /// Adds what `other` takes, of another model that the same process runs, and calls it `name`. What of the program both need is
+    /// there once.
+    pub fn add_beside(&mut self, name: &str, other: Budget) {
+        self.kinds.extend(other.kinds);
+        let has = |line: &str| self.lines.iter().any(|own| own.name == line);
+        let code =
+            [(SHARING, SHARING_CODE_BYTES), (PARTS_CODE, PARTS_CODE_BYTES), (UNPACKING_CODE, UNPACKING_CODE_BYTES)];
+        let both = code.map(|(line, bytes)| (line, if has(line) { bytes } else { 0 }));
+        for line in other.lines.into_iter().filter(|line| line.name != TYPES_CODE) {
+            let once = both.iter().find(|(name, _)| *name == line.name).map_or(0, |&(_, bytes)| bytes);
+            self.lines.push(Line { name: format!("{name}: {}", line.name), bytes: line.bytes - once });
+        }
+        self.lines.retain(|line| line.name != TYPES_CODE);
+        self.lines.push(Line { name: TYPES_CODE.to_owned(), bytes: code_bytes(self.kinds.iter().copied()) });
     }
 
     /// The sum for `model` in `source` under `plan`; of a model that is read in parts, with as many weights as `ram` leaves room
-    /// for, or none without one; `each` says whether the logits of every position are read.
+    /// for, or none without one; `settings` are those that `plan` was made by.
     ///
     /// # Errors
     /// A vocabulary that cannot be read.
@@ -71,9 +147,9 @@ impl Budget {
         gguf: &Gguf<'_>,
         model: &Model<'_>,
         plan: &Plan,
-        params: &SampleParams,
-        (ram, each): (Option<u64>, bool),
+        (ram, settings): (Option<u64>, &Settings),
     ) -> Result<Self, Failure> {
+        let params = &settings.params;
         let index = Tokenizer::arena_bytes(gguf).map_err(|error| source.refused(error))?;
         let mut lines = source.lines();
         let mut add = |name: &str, bytes: usize| lines.push(Line { name: name.to_owned(), bytes: bytes as u64 });
@@ -84,6 +160,9 @@ impl Budget {
         }
         add("token ids", (plan.limits().context_tokens + 1) * size_of::<u32>());
         add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
+        for (name, bytes) in work_lines(gguf, settings) {
+            add(name, bytes);
+        }
         for (name, bytes) in process_lines(gguf, plan.limits().n_threads, source, ram) {
             add(name, bytes as usize);
         }
@@ -93,10 +172,17 @@ impl Budget {
             add("caches in a file, of which in memory", spill::spill_bytes(shapes()) as usize);
         }
         let spilled_bytes = shapes().map(|shape| shape.bytes() as u64).sum();
-        let mut budget = Self { lines, residency: None, spilled, spilled_bytes };
+        let kinds = gguf.tensors().map(|tensor| tensor.kind).collect();
+        let mut budget = Self { kinds, spilled, spilled_bytes, ..Self::of_lines(lines, settings.work) };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
             let left = ram.saturating_sub(budget.with_process());
-            let residency = Residency::new(model, gguf, left, each, source.index());
+            let residency = Residency::new(model, gguf, left, settings.reads_each, source.index());
+            if !residency.is_partial() {
+                // Nothing reads from the file once it is loaded.
+                budget.lines.retain(|line| line.name != UNPACKING_CODE);
+                let read = |line: &mut Line| *line = Line { name: READING_CODE.to_owned(), bytes: READING_CODE_BYTES };
+                budget.lines.iter_mut().filter(|line| line.name == PARTS_CODE).for_each(read);
+            }
             budget.add_weights(&residency);
             budget.residency = Some(residency);
         }
@@ -148,7 +234,7 @@ impl Budget {
         let limits = &settings.limits;
         let with_layers = |n_cached: usize, ram: Option<u64>| {
             let plan = Plan::with_cached_layers(model, limits, n_cached).map_err(|error| source.refused(error))?;
-            let budget = Self::new(source, gguf, model, &plan, &settings.params, (ram, settings.reads_each))?;
+            let budget = Self::new(source, gguf, model, &plan, (ram, settings))?;
             Ok((plan, budget))
         };
         let n_layers = model.hparams().n_layers;
@@ -196,7 +282,7 @@ impl Budget {
 
     /// What the process needs in all.
     pub fn with_process(&self) -> u64 {
-        self.total() + PROCESS_BYTES
+        self.total() + self.process_bytes
     }
 }
 
@@ -210,7 +296,33 @@ pub fn code_bytes(kinds: impl Iterator<Item = Type>) -> u64 {
     activations + n_quantized as u64 * QUANTIZED_CODE_BYTES + n_floats as u64 * FLOAT_CODE_BYTES
 }
 
-/// What the process takes beyond [`PROCESS_BYTES`], by what it will do.
+/// Bytes of a request's body at most, for a context of so many tokens.
+pub fn body_bytes(context_tokens: usize) -> usize {
+    BODY_BYTES + BODY_BYTES_PER_TOKEN * context_tokens
+}
+
+/// What a conversation or requests take, and turning their text into tokens.
+fn work_lines(gguf: &Gguf<'_>, settings: &Settings) -> Vec<(&'static str, usize)> {
+    let context_tokens = settings.limits.context_tokens;
+    let model = gguf.get("tokenizer.ggml.model").and_then(|value| value.as_str());
+    // Such a tokenizer works on one word after the other, the others on a text as a whole.
+    let is_by_words = model.is_some_and(|model| model == b"gpt2");
+    let scratch = |text_bytes: usize| if is_by_words { 0 } else { text_bytes * SCRATCH_BYTES_PER_BYTE };
+    match settings.work {
+        Work::Chat => {
+            let text_bytes = BYTES_PER_TOKEN * context_tokens;
+            vec![("conversation", COPIES_OF_CONVERSATION * text_bytes), ("reading a prompt", scratch(text_bytes))]
+        }
+        Work::Serve => {
+            let body_bytes = body_bytes(context_tokens);
+            let requests = settings.connections * (body_bytes + CONNECTION_BYTES) + COPIES_OF_BODY * body_bytes;
+            vec![("server", SERVER_BYTES), ("requests", requests), ("reading a prompt", scratch(body_bytes))]
+        }
+        Work::Run | Work::Bench | Work::Read => Vec::new(),
+    }
+}
+
+/// What the process takes beyond [`Work::process_bytes`], by what it will do.
 fn process_lines(
     gguf: &Gguf<'_>,
     n_threads: usize,
@@ -220,10 +332,11 @@ fn process_lines(
     let is_in_parts = source.outline().is_some() && ram.is_some();
     let threads = if n_threads > 1 { SHARING_CODE_BYTES + (n_threads as u64 - 1) * THREAD_BYTES } else { 0 };
     let lines = [
-        ("code for the types of weights", code_bytes(gguf.tensors().map(|tensor| tensor.kind))),
-        ("threads", threads),
-        ("code that reads weights in parts", if is_in_parts { PARTS_CODE_BYTES } else { 0 }),
-        ("code that unpacks weights", if is_in_parts && source.index().is_some() { UNPACKING_CODE_BYTES } else { 0 }),
+        (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind))),
+        (SHARING, threads),
+        (READING_CODE, if source.is_read() { READING_CODE_BYTES } else { 0 }),
+        (PARTS_CODE, if is_in_parts { PARTS_CODE_BYTES } else { 0 }),
+        (UNPACKING_CODE, if is_in_parts && source.index().is_some() { UNPACKING_CODE_BYTES } else { 0 }),
     ];
     lines.into_iter().filter(|&(_, bytes)| bytes > 0)
 }
@@ -245,7 +358,7 @@ pub fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
             "needs {} ({} planned, {} for the process), more than --ram {}",
             report::bytes(budget.with_process()),
             report::bytes(budget.total()),
-            report::bytes(PROCESS_BYTES),
+            report::bytes(budget.process_bytes),
             report::bytes(ram),
         ))),
         _ => Ok(()),

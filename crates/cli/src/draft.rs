@@ -5,6 +5,7 @@
 //! Saxena 2023). Random numbers are drawn once for each token taken, so a seed gives the same text too.
 
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs, positive};
+use crate::budget::Budget;
 use crate::failure::Failure;
 use crate::generate::refused;
 use crate::load::{self, Session, Source};
@@ -99,7 +100,7 @@ impl Draft for Smaller<'_, '_> {
     }
 }
 
-/// Loads what the flags ask guesses from, and hands it to `work` with the bytes that it takes.
+/// Loads what the flags ask guesses from, and hands it to `work` with what it takes.
 ///
 /// # Errors
 /// A model that cannot be loaded, and those of `work`.
@@ -107,17 +108,17 @@ pub fn with_draft<R>(
     flags: &DraftArgs,
     model: &ModelArgs,
     engine: &EngineArgs,
-    work: impl FnOnce(Option<(&mut dyn Draft, usize)>, u64) -> Result<R, Failure>,
+    work: impl FnOnce(Option<(&mut dyn Draft, usize)>, Option<Budget>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
-    let Some(name) = &flags.draft else { return work(None, 0) };
+    let Some(name) = &flags.draft else { return work(None, None) };
     if name == "ngram" {
-        return work(Some((&mut Ngram, flags.draft_max)), 0);
+        return work(Some((&mut Ngram, flags.draft_max)), None);
     }
     let source = Source::open(&model.as_stored(name))?.to_run(engine)?;
     load::with_session(&source, engine, &SamplingArgs::GREEDY, Instant::now(), |session| {
-        let bytes = session.budget.total();
+        let budget = session.budget.clone();
         let held = Vec::with_capacity(session.settings.limits.context_tokens);
-        work(Some((&mut Smaller { session, held }, flags.draft_max)), bytes)
+        work(Some((&mut Smaller { session, held }, flags.draft_max)), Some(budget))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::advice::Question;
 use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, check_ram};
+use crate::budget::{Budget, Line, Work, check_ram};
 use crate::failure::Failure;
 use crate::import::{self, Imported};
 use crate::progress::Bar;
@@ -77,12 +77,8 @@ impl Source {
                     "--outtype and --tokenizer need a MODEL; the embedded one has its own".into(),
                 ));
             }
-            return Ok(Self {
-                name: EMBEDDED_NAME.to_owned(),
-                image: Image::Embedded,
-                _imported: None,
-                will_be_read: false,
-            });
+            let (name, image) = (EMBEDDED_NAME.to_owned(), Image::Embedded);
+            return Ok(Self { name, image, _imported: None, will_be_read: false });
         };
         Self::open_named(name, &args.import, !args.no_mmap)
     }
@@ -111,7 +107,10 @@ impl Source {
         let is_laid = self.is_laid_to_run(engine);
         match self.image {
             Image::File(file) if is_laid => {
+                // What opens a model is not needed to read it.
+                smidgen_host::pages::release_program();
                 let file = file.laid_together(isa, &Bar::new()).map_err(host_failure)?;
+                smidgen_host::pages::release_program();
                 Ok(Self { image: Image::File(file), ..self })
             }
             image => Ok(Self { image, ..self }),
@@ -162,12 +161,7 @@ impl Source {
         if let Some(name) = args.name().filter(is_file) {
             let image = smidgen_host::image::Image::map(Path::new(name)).map_err(host_failure)?;
             if image.starts_with(b"GGUF") {
-                return Ok(Self {
-                    name: name.to_owned(),
-                    image: Image::Stored(image),
-                    _imported: None,
-                    will_be_read: false,
-                });
+                return Ok(Self::planned(name, image));
             }
         }
         Self::open(args)
@@ -234,19 +228,31 @@ impl Source {
         }
     }
 
+    /// Whether the whole file is, or will be, in memory of our own.
+    pub fn is_read(&self) -> bool {
+        matches!(&self.image, Image::File(file) if self.will_be_read || !file.is_mapped())
+    }
+
     /// What of the model is in memory once it is open.
     pub fn lines(&self) -> Vec<Line> {
         let line = |name: &str, bytes: u64| Line { name: name.to_owned(), bytes };
         match &self.image {
             Image::Embedded => vec![line("weights (in the program)", self.file_bytes())],
-            Image::File(file) if self.will_be_read || !file.is_mapped() => {
-                vec![line("weights (in memory)", self.file_bytes())]
-            }
+            Image::File(_) if self.is_read() => vec![line("weights (in memory)", self.file_bytes())],
             Image::Stored(_) | Image::File(_) => vec![line("weights (file, mapped)", self.file_bytes())],
             Image::Outline(outline) => {
                 let header = outline.header().len() as u64;
                 vec![line("header (in memory)", header), line("vectors", outline.vector_bytes())]
             }
+        }
+    }
+
+    /// What of the model is in memory while only its header is read.
+    pub fn lines_of_header(&self, gguf: &Gguf<'_>) -> Vec<Line> {
+        match &self.image {
+            Image::File(file) if !file.is_mapped() => self.lines(),
+            Image::Outline(_) => self.lines(),
+            _ => vec![Line { name: "header".to_owned(), bytes: gguf.data_offset() }],
         }
     }
 
@@ -345,6 +351,10 @@ pub struct Settings {
     pub params: SampleParams,
     /// Whether the logits of every position are read.
     pub reads_each: bool,
+    /// What is done with the model.
+    pub work: Work,
+    /// Connections that a server has at a time.
+    pub connections: usize,
 }
 
 impl Settings {
@@ -361,16 +371,10 @@ impl Settings {
     ) -> Result<Self, Failure> {
         let limits = limits(args, source, model);
         let params = sampling::params(sampling, gguf, limits.context_tokens);
-        Ok(Self { limits, isa: choose_isa(args.isa.as_deref())?, params, reads_each: args.reads_each })
+        let isa = choose_isa(args.isa.as_deref())?;
+        let EngineArgs { reads_each, work, connections, .. } = *args;
+        Ok(Self { limits, isa, params, reads_each, work, connections })
     }
-}
-
-/// The context in tokens for the model in `source`.
-///
-/// # Errors
-/// A model that is not in order.
-pub fn context_tokens(args: &EngineArgs, source: &Source) -> Result<usize, Failure> {
-    Ok(context_of(args, source.context_and_vocabulary()?.0))
 }
 
 fn context_of(args: &EngineArgs, trained: usize) -> usize {
@@ -477,6 +481,8 @@ pub fn with_session<R>(
     let gguf = source.gguf()?;
     let n_layers = Model::n_layers(&gguf).map_err(|error| source.refused(error))?;
     let (settings, plan, budget) = planned(source, args, sampling, &gguf)?;
+    // What opens a model and plans for it is not needed to load it.
+    smidgen_host::pages::release_program();
     let parts = source.outline().zip(budget.residency.as_ref());
     let kept = parts.map(|(outline, residency)| Kept::read(outline, residency)).transpose().map_err(host_failure)?;
     let mut layers = vec![Layer::EMPTY; n_layers];

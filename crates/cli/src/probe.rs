@@ -2,14 +2,17 @@
 //!
 //! A token needs every byte of the matrices once. What is in memory is multiplied at the rate of its type, what is streamed is
 //! read at the rate of its disk, and the reader works while the engine does, so the longer of the two times is that of a token.
+//! Readers of a packed file unpack as well, each after it has read, and share the cores with the engine.
 
 use crate::cache;
 use crate::failure::Failure;
 use crate::load::host_failure;
 use serde::{Deserialize, Serialize};
+use smidgen_compress::pack::{Survey, pack};
 use smidgen_core::model::Model;
 use smidgen_core::ops::matmul::{Activations, Crew, Matrix, matmul};
 use smidgen_core::ops::norm::Vector;
+use smidgen_core::packed::{Layout, Plane, Table, unpack};
 use smidgen_core::quant::{TYPES, Type, n_blocks};
 use smidgen_core::simd::{BLOCK, Isa};
 use smidgen_core::workers::Workers;
@@ -42,6 +45,30 @@ pub struct Probe {
     pub weights_bytes_per_s: BTreeMap<String, f64>,
     /// For each disk (its number in the system), bytes that were read in a second.
     pub storage_bytes_per_s: BTreeMap<String, f64>,
+    /// Bytes of packed weights that one core unpacks in a second, where they are coded and where they lie as they were; 0 when
+    /// that was not measured.
+    #[serde(default)]
+    pub unpacking_bytes_per_s: Unpacking,
+}
+
+/// Bytes that one core unpacks in a second.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Unpacking {
+    /// Of what is coded.
+    pub coded: f64,
+    /// Of what lies as it was.
+    pub plain: f64,
+}
+
+/// What of a file is read for every token.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Streamed<'a> {
+    /// The file.
+    pub path: Option<&'a Path>,
+    /// How many of its bytes.
+    pub bytes: u64,
+    /// Of a packed file, how many bytes are decoded for that, how many are only put in their places, and by how many threads.
+    pub unpacked: Option<([u64; 2], usize)>,
 }
 
 impl Probe {
@@ -72,20 +99,50 @@ impl Probe {
         written.map_err(host_failure)
     }
 
-    /// Tokens per second of a run of `model` that reads `streamed_bytes` of the file at `path` for each: the most that the
-    /// measured rates allow. `None` when a type or the disk was not measured.
-    pub fn tokens_per_s(&self, model: &Model<'_>, path: Option<&Path>, streamed_bytes: u64) -> Option<f64> {
-        let mut seconds = 0.0;
+    /// Tokens per second of a run of `model` that needs `streamed` for each: the most that the measured rates allow. `None` when
+    /// a type, the disk, or unpacking was not measured.
+    pub fn tokens_per_s(&self, model: &Model<'_>, streamed: Streamed<'_>) -> Option<f64> {
+        let mut computing = 0.0;
         for matrix in model.matrices() {
             let rate = self.weights_bytes_per_s.get(matrix.kind.name()).filter(|&&rate| rate > 0.0)?;
-            seconds += (matrix.rows * matrix.row_bytes()) as f64 / rate;
+            computing += (matrix.rows * matrix.row_bytes()) as f64 / rate;
         }
-        if streamed_bytes > 0 {
-            let rate = self.storage_bytes_per_s.get(&disk(path?)).filter(|&&rate| rate > 0.0)?;
-            seconds = f64::max(seconds, streamed_bytes as f64 / rate);
+        if streamed.bytes == 0 {
+            return Some(1.0 / computing);
         }
-        Some(1.0 / seconds)
+        let rate = self.storage_bytes_per_s.get(&disk(streamed.path?)).filter(|&&rate| rate > 0.0)?;
+        let reading = streamed.bytes as f64 / rate;
+        let unpacking = match streamed.unpacked {
+            Some(([coded, plain], n_readers)) => Some((self.unpacking_bytes_per_s.seconds(coded, plain)?, n_readers)),
+            None => None,
+        };
+        let cores = (smidgen_host::machine::n_cores(), self.threads);
+        Some(1.0 / seconds_of_token(computing, reading, unpacking, cores))
     }
+}
+
+impl Unpacking {
+    /// How long a core takes for so many bytes; `None` when that was not measured.
+    fn seconds(&self, coded: u64, plain: u64) -> Option<f64> {
+        let is_known = self.coded > 0.0 && self.plain > 0.0;
+        is_known.then(|| coded as f64 / self.coded + plain as f64 / self.plain)
+    }
+}
+
+/// How long a token takes that needs so many seconds of computing by `threads` threads, of the disk, and, where `unpacking` says so,
+/// of one core's unpacking by so many readers, on a machine of `n_cores`.
+fn seconds_of_token(
+    computing: f64,
+    reading: f64,
+    unpacking: Option<(f64, usize)>,
+    (n_cores, threads): (usize, usize),
+) -> f64 {
+    let longer = f64::max(computing, reading);
+    let Some((unpacking, n_readers)) = unpacking else { return longer };
+    // A reader waits for the disk or unpacks, and nobody works on more cores than there are.
+    let readers = (reading + unpacking) / n_readers.max(1) as f64;
+    let cores = (computing * threads.max(1) as f64 + unpacking) / n_cores.max(1) as f64;
+    longer.max(readers).max(cores)
 }
 
 /// The schema of what is kept.
@@ -130,6 +187,43 @@ pub fn storage_rate(path: &Path) -> Result<f64, Failure> {
     Ok(n_read as f64 / began.elapsed().as_secs_f64())
 }
 
+/// How fast one core unpacks. What is measured are weights in BF16, of which one byte of two is worth coding.
+pub fn unpacking_rates() -> Unpacking {
+    const ROW_BYTES: usize = 2048;
+    let mut state = 260u32;
+    let mut uniform = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(state) / f64::from(u32::MAX) - 0.5
+    };
+    // About normal, as weights are.
+    let mut weight = || ((uniform() + uniform() + uniform() + uniform()) * 0.05) as f32;
+    let rows: Vec<u8> =
+        (0..8 * ROW_BYTES / 2).flat_map(|_| ((weight().to_bits() >> 16) as u16).to_le_bytes()).collect();
+    let mut survey = Survey::new(1);
+    survey.add(&rows.iter().skip(1).step_by(2).copied().collect::<Vec<u8>>(), ROW_BYTES / 2);
+    let coded = survey.planes().first().and_then(|plane| plane.frequencies);
+    let seconds = |planes: &[Plane]| {
+        let packed = pack(planes, (2, ROW_BYTES), &rows);
+        let tables: Vec<Table> = planes.iter().filter_map(|plane| Table::new(&plane.frequencies?).ok()).collect();
+        let places: Vec<_> = planes.iter().map(|plane| (plane.n_bytes, plane.frequencies.map(|_| 0))).collect();
+        let layout = Layout { block_bytes: 2, row_bytes: ROW_BYTES, planes: &places, tables: &tables };
+        let (mut scratch, mut out) = (vec![0; rows.len()], vec![0; rows.len()]);
+        let (mut n, began) = (0, Instant::now());
+        while began.elapsed() < LEAST {
+            unpack(&layout, &packed, &mut scratch, &mut out).ok()?;
+            n += 1;
+        }
+        Some(began.elapsed().as_secs_f64() / f64::from(n))
+    };
+    let plane = |frequencies| Plane { n_bytes: 1, frequencies };
+    let (Some(both), Some(plain)) = (seconds(&[plane(None), plane(coded)]), seconds(&[plane(None), plane(None)]))
+    else {
+        return Unpacking::default();
+    };
+    let half = rows.len() as f64 / 2.0;
+    Unpacking { coded: half / (both - plain / 2.0).max(f64::MIN_POSITIVE), plain: 2.0 * half / plain }
+}
+
 /// For each type, bytes of weights that the engine multiplies with one token in a second.
 pub fn weights_rates(isa: Isa, workers: &dyn Workers, each: &mut dyn FnMut()) -> BTreeMap<String, f64> {
     let available = smidgen_host::machine::available_bytes().map_or(usize::MAX, |bytes| bytes as usize);
@@ -161,4 +255,26 @@ fn weights_rate(kind: Type, bytes: &[u8], crew: Crew<'_>) -> Option<f64> {
         n_read += rows * row_bytes;
     }
     Some(n_read as f64 / began.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_takes_what_takes_longest() {
+        let seconds = |unpacking, cores| seconds_of_token(0.02, 0.01, unpacking, (cores, 1));
+        assert_eq!(seconds(None, 1), 0.02, "the disk is faster");
+        assert_eq!(seconds(Some((0.005, 2)), 8), 0.02, "so are the readers");
+        assert_eq!(seconds(Some((0.07, 2)), 8), 0.04, "each of two reads and unpacks a half");
+        assert_eq!(seconds(Some((0.02, 2)), 1), 0.04, "one core does both");
+    }
+
+    #[test]
+    fn what_is_coded_is_slower_than_what_is_not() {
+        let rates = unpacking_rates();
+        assert!(rates.coded > 0.0 && rates.plain > rates.coded, "{rates:?}");
+        assert_eq!(rates.seconds(0, 0), Some(0.0));
+        assert_eq!(Unpacking::default().seconds(1, 1), None, "not measured");
+    }
 }

@@ -4,26 +4,67 @@
 mod given;
 
 use given::{shared, static_build};
-use smidgen_cli::budget::PROCESS_BYTES;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
 const MIB: u64 = 1 << 20;
 
-/// Planned and peak bytes of a run of `binary`.
-fn measure(binary: &str, flags: &[&str]) -> (u64, u64) {
+/// Planned, predicted and peak bytes.
+struct Measured {
+    planned: u64,
+    predicted: u64,
+    peak: u64,
+}
+
+/// What a run of `binary` takes.
+fn measure(binary: &str, flags: &[&str]) -> Measured {
     measure_command(binary, &[&["run", "--temp", "0", "--ignore-eos"], flags].concat())
 }
 
-/// Planned and peak bytes of a command that prints both.
-fn measure_command(binary: &str, flags: &[&str]) -> (u64, u64) {
-    let output = Command::new(binary).args(flags).arg("--json").stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+/// What a command takes that says so.
+fn measure_command(binary: &str, flags: &[&str]) -> Measured {
+    let report = json(binary, flags);
     let bytes = |key: &str| report[key].as_u64().unwrap();
-    println!("{flags:?}: planned {}, peak {}", bytes("planned_bytes"), bytes("peak_bytes"));
-    (bytes("planned_bytes"), bytes("peak_bytes"))
+    let (planned, peak) = (bytes("planned_bytes"), bytes("peak_bytes"));
+    let measured = Measured { planned, predicted: planned + bytes("process_bytes"), peak };
+    println!("{flags:?}: predicted {}, peak {peak}", measured.predicted);
+    measured
+}
+
+fn json(binary: &str, flags: &[&str]) -> serde_json::Value {
+    let output = Command::new(binary).args(flags).arg("--json").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Holds what `measure` gives to 2 % or 256 KiB (for each of `n_models`) of what was predicted, and below the cap of `way` if it has
+/// one. Linux counts the pages of a process on each processor by itself and adds them up now and then, so that a peak that nobody
+/// looked at in time is told too small: of some runs the largest is nearest to the truth.
+fn hold(what: &str, way: &[&str], n_models: u64, measure: &dyn Fn() -> Measured) {
+    const RUNS: usize = 4;
+    let cap = cap_in(way).unwrap_or(u64::MAX);
+    let (mut peak, mut predicted) = (0, 0);
+    for _ in 0..RUNS {
+        let measured = measure();
+        assert!(measured.peak <= cap, "{what} {way:?}: {} of {cap}", measured.peak);
+        peak = measured.peak.max(peak);
+        predicted = measured.predicted;
+    }
+    println!("{what} {way:?}: predicted {predicted}, peak {peak}");
+    let allowed = (peak / 50).max(n_models * MIB / 4);
+    assert!(peak.abs_diff(predicted) <= allowed, "{what} {way:?}: peak {peak}, predicted {predicted}");
+}
+
+/// The bytes that follow `--ram`.
+fn cap_in(way: &[&str]) -> Option<u64> {
+    let at = way.iter().position(|word| *word == "--ram")?;
+    let (number, unit) = way[at + 1].split_at(way[at + 1].len() - 1);
+    Some(number.parse::<u64>().unwrap() << if unit == "K" { 10 } else { 20 })
 }
 
 #[test]
@@ -33,9 +74,8 @@ fn a_larger_context_costs_what_the_plan_says() {
     let peak = |context: &str, n: usize| {
         measure(binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
     };
-    let (small_planned, small_peak) = peak("32", 32);
-    let (large_planned, large_peak) = peak("500", 500);
-    let (planned, measured) = (large_planned - small_planned, large_peak.saturating_sub(small_peak));
+    let (small, large) = (peak("32", 32), peak("500", 500));
+    let (planned, measured) = (large.planned - small.planned, large.peak.saturating_sub(small.peak));
     assert!(planned > MIB, "the two plans differ: {planned}");
     // A quarter for what differs from run to run: which of the system's pages happen to be mapped.
     assert!(measured <= planned + MIB / 4, "{measured} bytes more for {planned} planned");
@@ -47,9 +87,9 @@ fn the_peak_is_the_plan_and_no_more_than_the_process_was_said_to_take() {
     let Some(binary) = static_build() else { return };
     for flags in [&["-c", "64"][..], &["-c", "512", "-b", "64"], &["-c", "128", "--ctk", "q8_0", "--ctv", "q8_0"]] {
         for _ in 0..3 {
-            let (planned, peak) =
+            let Measured { predicted, peak, .. } =
                 measure(&binary, &[&[TALES, "--no-mmap", "-p", "Once upon a time", "-n", "40"], flags].concat());
-            assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
+            assert!(peak <= predicted, "{flags:?}: peak {peak}, predicted {predicted}");
         }
     }
 }
@@ -76,49 +116,200 @@ fn packed(binary: &str, directory: &Path) -> String {
     packed
 }
 
-/// The peak of a run that uses all of its context is what `plan` said, to 2 % or 256 KiB, however the weights are held.
+/// Models with weights of every kind that brings code of its own.
+fn models(binary: &str, directory: &Path) -> Vec<String> {
+    let mut models = vec![TALES.to_owned(), of_many_types(binary, directory), packed(binary, directory)];
+    models.extend(shared("gguf/stories260K-v1-f32.gguf"));
+    models
+}
+
+/// However the weights are held: whole, mapped within a cap, or in parts.
+const WAYS: [&[&str]; 7] =
+    [&[], &["--no-mmap"], &["--mlock"], &["--ram", "6M"], &["--ram", "2600K"], &["--ram", "2300K"], &["-t", "2"]];
+
+/// The peak of a command that uses all of its context is what `plan` said, to 2 % or 256 KiB, however the weights are held.
 #[test]
-fn the_predicted_peak_is_the_measured_one() {
+fn the_predicted_peak_of_a_run_is_the_measured_one() {
     let Some(binary) = static_build() else { return };
-    let ids = "7 ".repeat(40);
-    let filling = ["--ids", &ids, "-n", "25", "-c", "64"];
     let directory = tempfile::tempdir().unwrap();
-    let models = [
-        Some(TALES.to_owned()),
-        shared("gguf/stories260K-v1-f32.gguf"),
-        Some(of_many_types(&binary, directory.path())),
-        Some(packed(&binary, directory.path())),
-    ];
-    for model in models.into_iter().flatten() {
-        for way in [&[][..], &["--no-mmap"], &["--mlock"], &["--ram", "2600K"], &["--ram", "2300K"], &["-t", "2"]] {
-            let (planned, peak) = measure(&binary, &[&[model.as_str()], &filling[..], way].concat());
-            let predicted = planned + PROCESS_BYTES;
-            assert!(peak <= predicted, "{model} {way:?}: peak {peak}, predicted {predicted}");
-            let allowed = (peak / 50).max(MIB / 4);
-            assert!(peak + allowed >= predicted, "{model} {way:?}: peak {peak}, predicted {predicted}");
+    let ids = "7 ".repeat(40);
+    for model in models(&binary, directory.path()) {
+        for way in WAYS {
+            let flags = [&[model.as_str(), "--ids", &ids, "-n", "25", "-c", "64"], way].concat();
+            hold(&format!("run {model}"), way, 1, &|| measure(&binary, &flags));
+        }
+        let flags = [&model, "--ids", &ids, "-n", "25", "-c", "64", "--draft", &model];
+        hold(&format!("run --draft {model}"), &[], 2, &|| measure(&binary, &flags));
+    }
+}
+
+#[test]
+fn the_predicted_peak_of_bench_is_the_measured_one() {
+    let Some(binary) = static_build() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    for model in models(&binary, directory.path()) {
+        for way in WAYS {
+            let flags = [&["bench", &model, "-p", "64", "-n", "64", "-r", "2"], way].concat();
+            hold(&format!("bench {model}"), way, 1, &|| measure_command(&binary, &flags));
+        }
+    }
+}
+
+/// A process that is killed when the test is done with it, or has failed.
+struct Running(Child);
+
+impl Running {
+    fn start(binary: &str, flags: &[&str]) -> Self {
+        let mut command = Command::new(binary);
+        command.args(flags).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+
+    /// Looks how much it takes until it has ended, and gives the most.
+    fn watch(&self) -> JoinHandle<u64> {
+        let path = format!("/proc/{}/status", self.0.id());
+        std::thread::spawn(move || {
+            let mut peak = 0;
+            while let Some(now) = std::fs::read_to_string(&path).ok().as_deref().and_then(peak_in) {
+                peak = now.max(peak);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            peak
+        })
+    }
+}
+
+/// The most that was resident, of a process that has not ended.
+fn peak_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already needs no end.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `plan` says that `command` will take.
+fn predict(binary: &str, command: &str, flags: &[&str]) -> u64 {
+    json(binary, &[&["plan", "--for", command], flags].concat())["total_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn the_predicted_peak_of_chat_is_the_measured_one() {
+    let Some(binary) = static_build() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let name = |what: &str| directory.path().join(what).to_str().unwrap().to_owned();
+    let (template, saved) = (name("template"), name("saved"));
+    std::fs::write(&template, "{% for message in messages %}{{ message.content }} {% endfor %}").unwrap();
+    let talk = |flags: &[&str]| {
+        let own = ["--ignore-eos", "--chat-template-file", &template, "-n", "20"];
+        let mut chat = Running::start(&binary, &[&["chat"], flags, &own].concat());
+        let watched = chat.watch();
+        let stdin = chat.0.stdin.as_mut().unwrap();
+        write!(stdin, "Once upon a time\nThere was a little girl\n/save {saved}\n").unwrap();
+        stdin.flush().unwrap();
+        // What is saved last is saved when everything is said.
+        while !Path::new(&saved).exists() {
+            assert!(chat.0.try_wait().unwrap().is_none(), "{flags:?}: the chat has ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(chat);
+        std::fs::remove_file(&saved).unwrap();
+        watched.join().unwrap()
+    };
+    for model in models(&binary, directory.path()) {
+        for way in WAYS {
+            let flags = [&[model.as_str(), "--temp", "0", "-c", "64"], way].concat();
+            let planned = predict(&binary, "chat", &flags);
+            let measure = || Measured { planned, predicted: planned, peak: talk(&flags) };
+            hold(&format!("chat {model}"), way, 1, &measure);
+        }
+    }
+}
+
+/// Sends these bodies at once, and waits until all are answered.
+fn ask(address: &str, bodies: &[String]) {
+    fn send<'a>(address: &str, body: &'a str) -> (TcpStream, &'a str) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let head = format!("POST /v1/completions HTTP/1.1\r\nHost: smidgen\r\nContent-Length: {}\r\n\r\n", body.len());
+        // All but the end, so that every connection has its body in memory.
+        write!(stream, "{head}{}", &body[..body.len() - 1]).unwrap();
+        (stream, &body[body.len() - 1..])
+    }
+    let mut streams: Vec<_> = bodies.iter().map(|body| send(address, body)).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    streams.iter_mut().for_each(|(stream, rest)| stream.write_all(rest.as_bytes()).unwrap());
+    for (stream, _) in &mut streams {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    }
+}
+
+/// As many clients as there may be ask as much as they may.
+#[test]
+fn the_predicted_peak_of_serve_is_the_measured_one() {
+    let Some(binary) = static_build() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let body = |prompt: &str, n: usize| {
+        let body =
+            serde_json::json!({"prompt": prompt.repeat(n), "max_tokens": 60, "temperature": 1.0, "stream": true});
+        body.to_string()
+    };
+    let small = vec![body("Once upon a time ", 1); 4];
+    let large = vec![body("Once upon a time ", smidgen_cli::budget::body_bytes(64) / 17 - 8); 4];
+    let serve = |flags: &[&str]| {
+        let mut server = Running::start(&binary, &[&["serve", "--port", "0"], flags].concat());
+        let watched = server.watch();
+        let mut lines = BufReader::new(server.0.stderr.take().unwrap()).lines();
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains("http://"))).expect("an address");
+        let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap();
+        for bodies in [&small, &large, &large, &small] {
+            ask(address, bodies);
+        }
+        drop(server);
+        watched.join().unwrap()
+    };
+    for model in models(&binary, directory.path()) {
+        for way in [&[][..], &["--ram", "6M"], &["--ram", "3500K"], &["-t", "2"]] {
+            let flags = [&[model.as_str(), "-c", "64"], way].concat();
+            let planned = predict(&binary, "serve", &flags);
+            let measure = || Measured { planned, predicted: planned, peak: serve(&flags) };
+            hold(&format!("serve {model}"), way, 1, &measure);
         }
     }
 }
 
 /// One model or two side by side, and all moments at once or in passes.
 #[test]
-fn what_reads_a_text_stays_within_its_plan_too() {
+fn the_predicted_peak_of_what_reads_a_text_is_the_measured_one() {
     let Some(binary) = static_build() else { return };
     let directory = tempfile::tempdir().unwrap();
     let (text, out) = (directory.path().join("text"), directory.path().join("imatrix.gguf"));
     let story = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/eval/story.txt");
     std::fs::write(&text, std::fs::read_to_string(story).unwrap().repeat(20)).unwrap();
     let (text, out) = (text.to_str().unwrap(), out.to_str().unwrap());
-    let reading = ["-f", text, "-c", "64", "--chunks", "8", "--no-mmap"];
-    for command in [
-        &["eval", TALES][..],
-        &["eval", TALES, "--against", TALES, "-b", "64"],
-        &["calibrate", TALES, "-o", out],
-        &["calibrate", TALES, "-o", out, "--hessian"],
-        &["calibrate", TALES, "-o", out, "--hessian", "--ram", "6M"],
-    ] {
-        let (planned, peak) = measure_command(&binary, &[command, &reading].concat());
-        assert!(peak <= planned + PROCESS_BYTES, "{command:?}: peak {peak}, planned {planned}");
+    let reading = |chunks| ["-f", text, "-c", "64", "--chunks", chunks];
+    for model in models(&binary, directory.path()) {
+        for way in [&[][..], &["--no-mmap"], &["--ram", "6M"], &["--ram", "3M"], &["-t", "2"]] {
+            let flags = [&["eval", &model], &reading("8")[..], way].concat();
+            hold(&format!("eval {model}"), way, 1, &|| measure_command(&binary, &flags));
+        }
+        if !model.contains("stories260K") {
+            for way in [&[][..], &["--ram", "5M"], &["-b", "64"]] {
+                let flags = [&["eval", &model, "--against", TALES], &reading("100")[..], way].concat();
+                hold(&format!("eval --against {model}"), way, 2, &|| measure_command(&binary, &flags));
+            }
+        }
+    }
+    for more in [&[][..], &["--hessian"], &["--hessian", "--ram", "6M"]] {
+        let flags = [&["calibrate", TALES, "-o", out], &reading("8")[..], more].concat();
+        let Measured { predicted, peak, .. } = measure_command(&binary, &flags);
+        assert!(peak <= predicted, "{flags:?}: peak {peak}, predicted {predicted}");
     }
 }
 
@@ -132,9 +323,9 @@ fn stories260k_runs_in_three_megabytes_and_in_two_when_quantized() {
     for (model, limit) in [(&wide, 3 * MIB), (&small, 2 * MIB)] {
         for more in [&["--no-mmap"][..], &[]] {
             let flags = [&[model.as_str(), "-c", "64", "-p", "Once upon a time"], more].concat();
-            let (planned, peak) = measure(&binary, &flags);
+            let Measured { predicted, peak, .. } = measure(&binary, &flags);
             assert!(peak < limit, "{flags:?}: peak {peak} of {limit}");
-            assert!(peak <= planned + PROCESS_BYTES, "{flags:?}: peak {peak}, planned {planned}");
+            assert!(peak <= predicted, "{flags:?}: peak {peak}, predicted {predicted}");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What this machine has and what this process uses, as the operating system tells it.
 
 /// The most bytes this process has ever had resident (Linux: `VmHWM`); `None` where the system does not say.
+///
+/// Linux keeps the most by counts that each processor adds up only now and then, 128 KiB behind at most, but counts exactly what is resident when it is
+/// asked (`task_mem` in `fs/proc/task_mmu.c`): who wants the truth asks while most is in use.
 pub fn peak_rss_bytes() -> Option<u64> {
     proc_kib("/proc/self/status", "VmHWM:")
 }

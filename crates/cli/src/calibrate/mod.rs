@@ -8,7 +8,7 @@ mod checkpoint;
 mod imatrix;
 
 use crate::args::{EngineArgs, SamplingArgs};
-use crate::budget::{Budget, Line, check_ram};
+use crate::budget::{Budget, Line, Work, check_ram};
 use crate::corpus::Corpus;
 use crate::failure::Failure;
 use crate::generate::refused;
@@ -64,6 +64,8 @@ pub struct Summary {
     pub n_resumed: usize,
     /// The memory that was planned.
     pub planned_bytes: u64,
+    /// What the process was to take beside that.
+    pub process_bytes: u64,
 }
 
 /// Calibrates, and writes the file.
@@ -82,7 +84,8 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
             "too short to calibrate: {n_tokens} tokens are read, but second moments of {widest} columns need at least as many"
         )));
     }
-    let engine = EngineArgs { context: Some(chunks.context_tokens()), ram: None, ..job.engine.clone() };
+    let engine =
+        EngineArgs { context: Some(chunks.context_tokens()), ram: None, work: Work::Read, ..job.engine.clone() };
     let mut budget = Budget::of(job.source, &engine, &SamplingArgs::GREEDY)?;
     budget.lines.push(Line { name: "token ids of the text".to_owned(), bytes: job.corpus.n_bytes() as u64 });
     let writing = smidgen_host::atomic::BUFFER_BYTES as u64;
@@ -112,6 +115,7 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
         n_passes: passes.len(),
         n_resumed,
         planned_bytes: budget.total().max(job.corpus.reading_bytes()),
+        process_bytes: budget.process_bytes,
     })
 }
 

@@ -1,6 +1,7 @@
 //! `smidgen bench`: how fast a model runs here.
 
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs, positive};
+use crate::budget::Work;
 use crate::failure::{Failure, Status};
 use crate::generate::refused;
 use crate::interrupt::{Guard, Interrupt};
@@ -65,6 +66,7 @@ struct Report<'a> {
     /// Of the weights, what is read from the file for every pass.
     streamed_bytes: u64,
     planned_bytes: u64,
+    process_bytes: u64,
     peak_bytes: Option<u64>,
 }
 
@@ -316,7 +318,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let Some(needed) = tests.iter().map(|test| test.depth.saturating_add(test.n_tokens)).max() else {
         return Err(Failure::Input("nothing to time; give -p or -n a number above 0".to_owned()));
     };
-    let mut engine = flags.engine.clone();
+    let mut engine = EngineArgs { work: Work::Bench, ..flags.engine.clone() };
     let context = *engine.context.get_or_insert(needed);
     if context != 0 && context < needed {
         return Err(Failure::Input(format!("-c {context} has no room for the {needed} tokens of the longest test")));
@@ -334,7 +336,9 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
             return show_ops(flags, session, &ids, stdout);
         }
         let timed = time_all(&tests, flags.repetitions, session, &ids, &guard)?;
-        show(flags, session, &source, timed, stdout)
+        let peak = smidgen_host::machine::peak_rss_bytes();
+        smidgen_host::pages::release_program();
+        show(flags, session, &source, (timed, peak), stdout)
     })
 }
 
@@ -391,7 +395,7 @@ fn show(
     flags: &Flags,
     session: &Session<'_>,
     source: &Source,
-    timed: Vec<Timed>,
+    (timed, peak): (Vec<Timed>, Option<u64>),
     stdout: &mut dyn Write,
 ) -> Result<Status, Failure> {
     let limits = &session.settings.limits;
@@ -407,7 +411,8 @@ fn show(
         tests: timed,
         streamed_bytes: session.budget.streamed_bytes(),
         planned_bytes: session.budget.total(),
-        peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+        process_bytes: session.budget.process_bytes,
+        peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak),
     };
     if flags.json {
         report::json(stdout, &report)?;

@@ -53,6 +53,7 @@ struct Report<'a> {
     resumed_chunks: usize,
     seconds: f64,
     planned_bytes: u64,
+    process_bytes: u64,
     peak_bytes: Option<u64>,
 }
 
@@ -82,6 +83,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         resumed_chunks: summary.n_resumed,
         seconds: began.elapsed().as_secs_f64(),
         planned_bytes: summary.planned_bytes,
+        process_bytes: summary.process_bytes,
         peak_bytes: smidgen_host::machine::peak_rss_bytes(),
     };
     if flags.json {

@@ -1,6 +1,7 @@
 //! `smidgen chat`: questions and answers through the model's own template.
 
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
+use crate::budget::Work;
 use crate::conversation::Conversation;
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator};
@@ -53,8 +54,9 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
-    load::with_session(&source, &flags.engine, &flags.sampling, began, |session| {
+    let engine = EngineArgs { work: Work::Chat, ..flags.engine.clone() };
+    let source = Source::open_within(&flags.model, &engine, &flags.sampling)?.to_run(&engine)?;
+    load::with_session(&source, &engine, &flags.sampling, began, |session| {
         let template = Template::of_model(flags.chat_template_file.as_deref(), session)?;
         let params = session.settings.params;
         let mut scratch = vec![Candidate::default(); Sampler::scratch_len(&params, session.model.hparams().n_vocab)];
@@ -67,6 +69,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
             interrupt: Interrupt::watch()?,
             tokens: Vec::with_capacity(context_tokens + 1),
         };
+        smidgen_host::pages::release_program();
         chat.talk(session, stdout)
     })
 }
@@ -172,6 +175,8 @@ impl Chat<'_> {
 
     /// Answers the last message. What the engine already holds of the conversation is not computed again.
     fn answer(&mut self, session: &mut Session<'_>, stdout: &mut dyn Write) -> Result<(), Failure> {
+        // What answered the last message is not needed to read this one.
+        smidgen_host::pages::release_program();
         let text = self.template.render(self.conversation.messages())?;
         let options = Encode { add_special: false, parse_special: true };
         let ids = prompt::encode(session.tokenizer, &text, options).map_err(|error| session.refused(error))?;
@@ -189,6 +194,8 @@ impl Chat<'_> {
         self.tokens.clear();
         self.tokens.extend_from_slice(&ids);
 
+        // What makes a conversation tokens is not needed to answer it.
+        smidgen_host::pages::release_program();
         let guard = self.interrupt.guard();
         let prompted = self.generator.prompt(session, &self.tokens, None, &guard)?;
         let mut said = Vec::new();

@@ -1,7 +1,7 @@
 //! `smidgen eval`: how well a model predicts a text, and how far it has moved from the model it was made from.
 
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, check_ram};
+use crate::budget::{Budget, Line, Work, check_ram};
 use crate::corpus::{Corpus, CorpusArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::refused;
@@ -112,6 +112,7 @@ struct Report<'a> {
     cache_v: &'static str,
     seconds: f64,
     planned_bytes: u64,
+    process_bytes: u64,
     peak_bytes: Option<u64>,
 }
 
@@ -122,6 +123,8 @@ struct Measured {
     /// Bytes of text that the scored tokens stand for.
     n_bytes: u64,
     settings: Settings,
+    /// The most that was resident by then.
+    peak: Option<u64>,
 }
 
 impl<'a> Report<'a> {
@@ -131,10 +134,10 @@ impl<'a> Report<'a> {
         base: Option<&'a Source>,
         corpus: &Corpus,
         measured: &Measured,
-        planned_bytes: u64,
+        budget: &Budget,
         began: Instant,
     ) -> Result<Self, Failure> {
-        let Measured { likelihood, damage, n_bytes, settings } = measured;
+        let Measured { likelihood, damage, n_bytes, settings, peak } = measured;
         let of_base = damage.as_ref().map(|damage| &damage.base);
         let kl = damage.as_ref().map(Damage::kl);
         let chunks = corpus.chunks()?;
@@ -167,8 +170,9 @@ impl<'a> Report<'a> {
             cache_k: settings.limits.cache_k.name(),
             cache_v: settings.limits.cache_v.name(),
             seconds: began.elapsed().as_secs_f64(),
-            planned_bytes,
-            peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+            planned_bytes: budget.total().max(corpus.reading_bytes()),
+            process_bytes: budget.process_bytes,
+            peak_bytes: smidgen_host::machine::peak_rss_bytes().max(*peak),
         })
     }
 }
@@ -176,13 +180,18 @@ impl<'a> Report<'a> {
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
     let source = open(&flags.model, &flags.engine)?;
+    let corpus = Corpus::read(&flags.corpus, &source, &flags.engine)?;
+    // Not before the text is read, whose tokenizer may take more than the engines.
+    let source = source.to_run(&flags.engine)?;
     let base = flags.against.as_deref().map(|name| open(&flags.model.as_stored(name), &flags.engine)).transpose()?;
     if let Some(base) = &base {
         check_vocabulary(&source, base)?;
     }
-    let corpus = Corpus::read(&flags.corpus, &source, &flags.engine)?;
+    let base = base.map(|base| base.to_run(&flags.engine)).transpose()?;
     let context = Some(corpus.context_tokens());
-    let engine = EngineArgs { context, ram: None, reads_each: true, ..flags.engine.clone() };
+    // More than are read together have no room in a chunk.
+    let batch = flags.engine.batch.min(corpus.context_tokens().div_ceil(2));
+    let engine = EngineArgs { context, batch, ram: None, reads_each: true, work: Work::Read, ..flags.engine.clone() };
     let exact = EngineArgs { ctk: CacheType::F32, ctv: CacheType::F32, ..engine.clone() };
     let (engine, exact) = share_ram(flags.engine.ram, (&source, engine), (base.as_ref(), exact), &corpus)?;
     let budget = budget(&source, &engine, base.as_ref().map(|base| (base, &exact)), &corpus)?;
@@ -193,8 +202,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         Some(base) => load::with_session(base, &exact, sampling, began, |base| measure(session, Some(base), &corpus)),
         None => measure(session, None, &corpus),
     })?;
-    let planned_bytes = budget.total().max(corpus.reading_bytes());
-    let mut report = Report::new(&source, base.as_ref(), &corpus, &measured, planned_bytes, began)?;
+    smidgen_host::pages::release_program();
+    let mut report = Report::new(&source, base.as_ref(), &corpus, &measured, &budget, began)?;
     report.missed = flags.targets.missed(&report);
     match flags.json {
         true => report::json(stdout, &report)?,
@@ -271,9 +280,9 @@ fn budget(
         let (_, n_vocab) = source.context_and_vocabulary()?;
         add("base: likelihoods", figures);
         add("divergences, and the same sorted", 2 * figures);
-        add("base: logits of a batch", engine.batch * n_vocab * size_of::<f32>());
-        let lines = Budget::of(base, engine, &SamplingArgs::GREEDY)?.lines;
-        budget.lines.extend(lines.into_iter().map(|line| Line { name: format!("base: {}", line.name), ..line }));
+        let n_rows = engine.batch.min(corpus.chunks()?.scored().len());
+        add("base: logits of a batch", n_rows * n_vocab * size_of::<f32>());
+        budget.add_beside("base", Budget::of(base, engine, &SamplingArgs::GREEDY)?);
     }
     Ok(budget)
 }
@@ -310,7 +319,8 @@ fn measure(session: &mut Session<'_>, base: Option<&mut Session<'_>>, corpus: &C
             refused(session.name, session.gguf, session.elsewhere, error)
         }
     })?;
-    Ok(Measured { likelihood, damage, n_bytes, settings: session.settings })
+    let peak = smidgen_host::machine::peak_rss_bytes();
+    Ok(Measured { likelihood, damage, n_bytes, settings: session.settings, peak })
 }
 
 /// The report as lines for a terminal.

@@ -2,14 +2,15 @@
 
 use crate::advice::{Choice, Question};
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, PROCESS_BYTES};
+use crate::budget::{Budget, Line, Work};
 use crate::failure::{Failure, Status};
 use crate::load::{Settings, Source};
-use crate::probe::Probe;
+use crate::probe::{Probe, Streamed};
 use crate::report::{self, Table, count};
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::model::{Layer, Model};
+use smidgen_host::weights::Residency;
 use std::io::Write;
 
 #[derive(Args, Debug)]
@@ -22,6 +23,10 @@ pub(super) struct Flags {
 
     #[command(flatten)]
     sampling: SamplingArgs,
+
+    /// What is to be planned for
+    #[arg(long = "for", value_name = "COMMAND", value_enum, default_value_t)]
+    work: Work,
 
     /// Print one JSON object
     #[arg(long)]
@@ -55,16 +60,26 @@ struct Report<'a> {
 }
 
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_plan(&flags.engine);
+    let engine = EngineArgs { work: flags.work, ..flags.engine.clone() };
+    let sampling = match flags.work {
+        Work::Bench => SamplingArgs::GREEDY,
+        Work::Serve => flags.sampling.widest(),
+        _ => flags.sampling.clone(),
+    };
+    let source = Source::open_within(&flags.model, &engine, &sampling)?.to_plan(&engine);
     let gguf = source.gguf()?;
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
     let model = source.model(&gguf, &mut layers)?;
-    let settings = Settings::new(&flags.engine, &flags.sampling, &source, &gguf, &model)?;
+    let settings = Settings::new(&engine, &sampling, &source, &gguf, &model)?;
     let limits = settings.limits;
     let (_, budget) = Budget::within(&source, &gguf, &model, &settings, flags.engine.ram)?;
     let question = Question::new(&source, &gguf, &model, settings);
     let streamed_bytes = budget.streamed_bytes();
-    let path = source.outline().map(|outline| outline.path());
+    let streamed = Streamed {
+        path: source.outline().map(|outline| outline.path()),
+        bytes: streamed_bytes,
+        unpacked: budget.residency.as_ref().and_then(Residency::unpacked_bytes),
+    };
     let fits = flags.engine.ram.map(|ram| budget.with_process() <= ram);
     let report = Report {
         schema: "smidgen.plan/1",
@@ -77,13 +92,13 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         cache_v: limits.cache_v.name(),
         lines: &budget.lines,
         planned_bytes: budget.total(),
-        process_bytes: PROCESS_BYTES,
+        process_bytes: budget.process_bytes,
         total_bytes: budget.with_process(),
         ram_bytes: flags.engine.ram,
         fits,
         streamed_bytes,
         spilled_bytes: budget.spilled_bytes,
-        tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, path, streamed_bytes)),
+        tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, streamed)),
         options: flags.engine.ram.map_or(Vec::new(), |ram| question.choices(ram)),
     };
     match flags.json {

@@ -54,6 +54,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         bar.begin("types", TYPES.iter().filter(|row| row.0.is_supported()).count() as u64);
         measured.weights_bytes_per_s = probe::weights_rates(isa, workers, &mut || bar.advance(1));
         bar.end();
+        measured.unpacking_bytes_per_s = probe::unpacking_rates();
         measured.isa = isa.name().to_owned();
         measured.threads = workers.n_workers();
     }
@@ -71,12 +72,15 @@ fn for_people(probe: &Probe, file: &std::path::Path, storage: f64) -> String {
     for (kind, bytes) in &probe.weights_bytes_per_s {
         table.row([kind.clone(), rate(*bytes)]);
     }
+    let unpacking = probe.unpacking_bytes_per_s;
     format!(
-        "{}: read in order at {}\nweights multiplied by {} threads with {}:\n{}",
+        "{}: read in order at {}\nweights multiplied by {} threads with {}:\n{}packed weights unpacked by one core: {} where they are coded, {} where not\n",
         file.display(),
         rate(storage),
         probe.threads,
         probe.isa,
         table.render(&[1]),
+        rate(unpacking.coded),
+        rate(unpacking.plain),
     )
 }

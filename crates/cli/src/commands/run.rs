@@ -1,7 +1,7 @@
 //! `smidgen run`: a text and its continuation.
 
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::Line;
+use crate::budget::{Budget, Line};
 use crate::draft::{self, Draft, DraftArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator, Outcome, Prompted};
@@ -82,6 +82,7 @@ struct Report<'a> {
     /// Of the caches, what is kept in a file when the context is full.
     spilled_bytes: u64,
     planned_bytes: u64,
+    process_bytes: u64,
     peak_bytes: Option<u64>,
 }
 
@@ -112,7 +113,8 @@ impl<'a> Report<'a> {
             streamed_bytes: session.budget.streamed_bytes(),
             spilled_bytes: session.budget.spilled_bytes,
             planned_bytes: session.budget.total(),
-            peak_bytes: smidgen_host::machine::peak_rss_bytes(),
+            process_bytes: session.budget.process_bytes,
+            peak_bytes: None,
         }
     }
 }
@@ -158,14 +160,18 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         }
     }
     let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
-    draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, draft_bytes| {
+    draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, beside| {
         // What the draft model takes is not there for this one.
         let reads_each = flags.logits.is_some() || flags.draft.draft.is_some();
         let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), reads_each, ..flags.engine.clone() };
+        let draft_bytes = beside.as_ref().map_or(0, Budget::total);
         engine.ram = engine.ram.map(|ram| ram.saturating_sub(draft_bytes));
         load::with_session(&source, &engine, &flags.sampling, began, |session| {
-            if draft_bytes > 0 {
-                session.budget.lines.push(Line { name: "draft model".to_owned(), bytes: draft_bytes });
+            if let Some(beside) = beside {
+                let mut both = session.budget.clone();
+                both.add_beside("draft model", beside);
+                let bytes = both.total() - session.budget.total();
+                session.budget.lines.push(Line { name: "draft model".to_owned(), bytes });
             }
             continue_text(flags, text, session, draft, stdout)
         })
@@ -217,14 +223,10 @@ fn continue_text(
 
     let interrupt = Interrupt::watch()?;
     let guard = interrupt.guard();
-    let fingerprint = match &flags.prompt_cache {
-        Some(path) => {
-            let fingerprint = prompt_cache::restore(path, session, &tokens)?.1;
-            smidgen_host::pages::release_program();
-            Some(fingerprint)
-        }
-        None => None,
-    };
+    let restored = flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
+    let fingerprint = restored.map(|(_, fingerprint)| fingerprint);
+    // What reads a prompt is not needed to continue it.
+    smidgen_host::pages::release_program();
     let prompted = match &flags.logits {
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,
@@ -240,6 +242,9 @@ fn continue_text(
     }
     let outcome = generator.run(session, &mut tokens, prompted.first, &guard, &mut |piece| sink.write(piece))?;
     drop(guard);
+    // Nor is the engine needed to say what it did.
+    let peak = smidgen_host::machine::peak_rss_bytes();
+    smidgen_host::pages::release_program();
 
     let Sink { kept, stdout: _ } = sink;
     let continuation = String::from_utf8_lossy(kept.as_deref().unwrap_or_default());
@@ -254,6 +259,7 @@ fn continue_text(
     if flags.json {
         let texts = (prompt.as_str(), &*continuation);
         let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
+        let report = Report { peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak), ..report };
         report::json(stdout, &report)?;
     } else {
         if !keeps {

@@ -1,12 +1,12 @@
 //! `smidgen serve`: a model behind OpenAI's HTTP API.
 
-use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::Line;
+use crate::args::{CONNECTIONS, EngineArgs, ModelArgs, SamplingArgs};
+use crate::budget::{self, Work};
 use crate::failure::{Failure, Status};
 use crate::interrupt::Interrupt;
 use crate::load::{self, Session, Source};
 use crate::sampling;
-use crate::serve::http::{self, BUFFER_BYTES, Shared};
+use crate::serve::http::{self, Shared};
 use crate::serve::{Job, Server};
 use crate::template::Template;
 use clap::Args;
@@ -18,14 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
-
-/// Code and tables of the server, and its thread.
-const SERVER_BYTES: u64 = 768 << 10;
-/// What a body may have beside its text, and for each token of the context.
-const BODY_BYTES: usize = 16 << 10;
-const BODY_BYTES_PER_TOKEN: usize = 16;
-/// A body is in memory as it came, as the values that were read from it, and as a prompt.
-const COPIES_OF_BODY: usize = 3;
 
 #[derive(Args, Debug)]
 pub(super) struct Flags {
@@ -45,7 +37,7 @@ pub(super) struct Flags {
     api_key: Option<String>,
 
     /// Connections at a time; others wait
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS as u16, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
 
     /// Name of the model for clients [default: the file's]
@@ -65,24 +57,13 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags, _stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
-    // A request may ask to choose among all tokens.
-    let widest = SamplingArgs { temp: Some(1.0), top_k: Some(0), ..flags.sampling.clone() };
-    let source = Source::open_within(&flags.model, &flags.engine, &widest)?.to_run(&flags.engine)?;
-    let context_tokens = load::context_tokens(&flags.engine, &source)?;
-    let body_bytes = BODY_BYTES + BODY_BYTES_PER_TOKEN * context_tokens;
-    let of_connection = COPIES_OF_BODY * body_bytes + 2 * BUFFER_BYTES;
-    let lines = [("server", SERVER_BYTES), ("requests", u64::from(flags.connections) * of_connection as u64)]
-        .map(|(name, bytes)| Line { name: name.to_owned(), bytes });
-    let beside: u64 = lines.iter().map(|line| line.bytes).sum();
-    let mut engine = flags.engine.clone();
-    engine.ram = engine.ram.map(|ram| ram.saturating_sub(beside));
-    load::with_session(&source, &engine, &widest, began, |session| {
-        session.budget.lines.extend(lines);
-        serve(flags, session, body_bytes)
-    })
+    let widest = flags.sampling.widest();
+    let engine = EngineArgs { work: Work::Serve, connections: flags.connections.into(), ..flags.engine.clone() };
+    let source = Source::open_within(&flags.model, &engine, &widest)?.to_run(&engine)?;
+    load::with_session(&source, &engine, &widest, began, |session| serve(flags, session))
 }
 
-fn serve(flags: &Flags, session: &mut Session<'_>, body_bytes: usize) -> Result<Status, Failure> {
+fn serve(flags: &Flags, session: &mut Session<'_>) -> Result<Status, Failure> {
     let context_tokens = session.settings.limits.context_tokens;
     let template = match Template::of_model(flags.chat_template_file.as_deref(), session) {
         Ok(template) => Some(template),
@@ -100,7 +81,7 @@ fn serve(flags: &Flags, session: &mut Session<'_>, body_bytes: usize) -> Result<
         model: flags.alias.clone().unwrap_or_else(|| session.name.to_owned()),
         key: flags.api_key.clone(),
         n_connections: flags.connections.into(),
-        body_bytes,
+        body_bytes: budget::body_bytes(context_tokens),
         count: AtomicUsize::new(0),
     };
     let mut server = Server {

@@ -1,13 +1,13 @@
 //! What a file will be before it is written: its size, its bits per weight and the memory that running it takes.
 
 use crate::args::EngineArgs;
-use crate::budget::Budget;
+use crate::budget::{Budget, Work};
 use crate::failure::Failure;
-use crate::load::{Source, host_failure, limits};
+use crate::load::{Settings, Source, host_failure, limits};
 use smidgen_core::model::{Layer, Model};
-use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
 use smidgen_core::sample::SampleParams;
+use smidgen_core::simd::Isa;
 use smidgen_host::Import;
 use smidgen_host::emit::{Emission, Target};
 use smidgen_host::source::TensorInfo;
@@ -103,7 +103,8 @@ pub fn memory(import: &mut Import, emission: &Emission, args: &EngineArgs, name:
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
     let model = Model::new(&gguf, &mut layers).map_err(|error| source.refused(error))?;
     let limits = limits(args, &source, &model);
-    let plan = Plan::new(&model, &limits).map_err(|error| source.refused(error))?;
-    let budget = Budget::new(&source, &gguf, &model, &plan, &SampleParams::default(), (None, false))?;
+    let (params, isa) = (SampleParams::default(), Isa::detect());
+    let settings = Settings { limits, isa, params, reads_each: false, work: Work::Run, connections: 0 };
+    let (_, budget) = Budget::within(&source, &gguf, &model, &settings, None)?;
     Ok(Memory { context_tokens: limits.context_tokens, bytes: budget.with_process() })
 }

@@ -192,6 +192,8 @@ impl Server {
         let n_candidates = Sampler::scratch_len(&params, session.model.hparams().n_vocab).min(self.candidates.len());
         let sampler = Sampler::new(params, &mut self.candidates[..n_candidates]);
         let mut generator = Generator::new(session, sampler, &ending)?;
+        // What reads requests and makes tokens of them is not needed to answer them.
+        smidgen_host::pages::release_program();
         let Prompted { first, .. } = generator.prompt(session, &self.held, None, guard)?;
         let mut emit = |piece: &[u8]| send(Event::Text(String::from_utf8_lossy(piece).into_owned()));
         let outcome = generator.run(session, &mut self.held, first, guard, &mut emit)?;

@@ -214,6 +214,19 @@ impl Index {
         bytes
     }
 
+    /// Of the `len` bytes from offset `at` of the plain file on, those that are coded, and those of packed tensors that are not.
+    pub fn coded_bytes(&self, at: u64, len: u64) -> [u64; 2] {
+        let mut sum = [0, 0];
+        for tensor in &self.tensors {
+            let n = (at + len).min(tensor.plain_at + tensor.plain_bytes()).saturating_sub(at.max(tensor.plain_at));
+            let Code { block_bytes, planes, .. } = &self.codes[tensor.code];
+            let in_block: usize = planes.iter().filter(|(_, table)| table.is_some()).map(|(n_bytes, _)| n_bytes).sum();
+            let coded = (u128::from(n) * in_block as u128 / (*block_bytes).max(1) as u128) as u64;
+            sum = [sum[0] + coded, sum[1] + n - coded];
+        }
+        sum
+    }
+
     /// About how many bytes `len` of the packed tensors become.
     pub(crate) fn packed_share(&self, len: usize) -> usize {
         let plain: u64 = self.tensors.iter().map(Stored::plain_bytes).sum();

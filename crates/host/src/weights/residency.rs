@@ -22,7 +22,7 @@ const WINDOW_BYTES: usize = 512 << 10;
 /// The windows get at most this share of the memory for weights, as more of them would keep fewer weights.
 const WINDOWS_SHARE: u64 = 8;
 /// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
-pub(crate) const READER_BYTES: u64 = 64 << 10;
+pub(crate) const READER_BYTES: u64 = 40 << 10;
 
 /// Packed rows that are kept are read through a window of about this size.
 pub(super) const UNPACK_BYTES: usize = 32 << 10;
@@ -102,7 +102,8 @@ impl Residency {
         } else {
             // A window that holds less than a block would have it unpacked twice.
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
-            windows = choose_windows(rest, longest_row.max(block));
+            let largest = tensors[..n_of_pass].iter().map(Stored::bytes).max().unwrap_or(0);
+            windows = choose_windows(rest, longest_row.max(block), largest);
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
             // A share of rows would end within a block of a packed file, which would be read and unpacked for the rest of it.
             let share_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
@@ -131,6 +132,15 @@ impl Residency {
         let read =
             |range: &Range| self.index.as_ref().map_or(len(range), |index| index.packed_bytes(range.at, len(range)));
         self.streamed.iter().map(read).sum()
+    }
+
+    /// Of a packed file, how many bytes are decoded for every pass, how many are put in their places as they are, and by how many
+    /// threads; `None` when nothing is unpacked.
+    pub fn unpacked_bytes(&self) -> Option<([u64; 2], usize)> {
+        let index = self.index.as_ref().filter(|_| !self.streamed.is_empty())?;
+        let coded = |range: &Range| index.coded_bytes(range.at, (range.row_bytes * range.n_rows) as u64);
+        let sum = self.streamed.iter().map(coded).fold([0, 0], |sum, [a, b]| [sum[0] + a, sum[1] + b]);
+        Some((sum, self.windows.n_readers()))
     }
 
     /// What unpacking takes: what the file says of itself, and windows and blocks of whoever reads it.
@@ -239,11 +249,13 @@ fn tensors_in_order(model: &Model<'_>, gguf: &Gguf<'_>) -> (Vec<Stored>, usize) 
     (tensors, n_of_pass)
 }
 
-/// Windows for `rest` bytes of memory: large ones where there is room, and in any case two that hold the longest row.
-fn choose_windows(rest: u64, longest_row: usize) -> Windows {
+/// Windows for `rest` bytes of memory: large ones where there is room, though no larger than a tensor of at most `largest` bytes fills,
+/// and in any case two that hold the longest row.
+fn choose_windows(rest: u64, longest_row: usize, largest: u64) -> Windows {
     let least = window_bytes(longest_row);
+    let most = usize::try_from(largest).map_or(WINDOW_BYTES, |largest| window_bytes(largest).min(WINDOW_BYTES));
     let share = usize::try_from(rest / WINDOWS_SHARE).unwrap_or(usize::MAX);
-    let bytes = (share / WINDOWS / SECTOR * SECTOR).min(WINDOW_BYTES).max(least);
+    let bytes = (share / WINDOWS / SECTOR * SECTOR).min(most).max(least);
     Windows { count: if share / bytes < WINDOWS { 2 } else { WINDOWS }, bytes }
 }
 
