@@ -74,7 +74,7 @@ fn a_larger_context_costs_what_the_plan_says() {
     let peak = |context: &str, n: usize| {
         measure(binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
     };
-    let (small, large) = (peak("32", 32), peak("500", 500));
+    let (small, large) = (peak("128", 128), peak("500", 500));
     let (planned, measured) = (large.planned - small.planned, large.peak.saturating_sub(small.peak));
     assert!(planned > MIB, "the two plans differ: {planned}");
     // A quarter for what differs from run to run: which of the system's pages happen to be mapped.
@@ -222,7 +222,8 @@ fn the_predicted_peak_of_chat_is_the_measured_one() {
         watched.join().unwrap()
     };
     for model in models(&binary, directory.path()) {
-        for way in WAYS {
+        // A conversation has no room in the least of the caps.
+        for way in WAYS.into_iter().filter(|way| !way.contains(&"2300K")) {
             let flags = [&[model.as_str(), "--temp", "0", "-c", "64"], way].concat();
             let planned = predict(&binary, "chat", &flags);
             let measure = || Measured { planned, predicted: planned, peak: talk(&flags) };
@@ -308,8 +309,7 @@ fn the_predicted_peak_of_what_reads_a_text_is_the_measured_one() {
     }
     for more in [&[][..], &["--hessian"], &["--hessian", "--ram", "6M"]] {
         let flags = [&["calibrate", TALES, "-o", out], &reading("8")[..], more].concat();
-        let Measured { predicted, peak, .. } = measure_command(&binary, &flags);
-        assert!(peak <= predicted, "{flags:?}: peak {peak}, predicted {predicted}");
+        hold("calibrate", more, 1, &|| measure_command(&binary, &flags));
     }
 }
 
