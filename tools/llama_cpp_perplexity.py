@@ -10,7 +10,7 @@ converted too. (babyllama is not among them: llama.cpp stops at characters that 
 also compared with the former: KL divergence and the share of equal top tokens. The arithmetic here is numpy's, in 64 bits, on
 llama.cpp's logits.
 
-With `--golden`, prints only what llama.cpp says of GGUF files: the figures that crates/cli/tests/command/eval.rs expects.
+With `--golden`, prints only what llama.cpp says of GGUF files: the figures that crates/smidgen/tests/command/eval.rs expects.
 """
 
 import argparse

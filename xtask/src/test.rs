@@ -55,7 +55,7 @@ pub(crate) fn all(report: &mut Report) {
     fuzz::all(report, FUZZ_SECONDS, None);
 }
 
-/// The build whose peak memory `crates/cli/tests/memory.rs` measures.
+/// The build whose peak memory `crates/smidgen/tests/memory.rs` measures.
 fn static_build() -> Result<crate::step::Counts, Stop> {
     const TARGET: &str = "x86_64-unknown-linux-musl";
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {

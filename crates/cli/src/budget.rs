@@ -55,7 +55,7 @@ const ACTIVATIONS_CODE_BYTES: u64 = 104 << 10;
 const SHARING_CODE_BYTES: u64 = 16 << 10;
 const THREAD_BYTES: u64 = 16 << 10;
 /// Code that brings weights from the file.
-const PARTS_CODE_BYTES: u64 = 128 << 10;
+const PARTS_CODE_BYTES: u64 = 152 << 10;
 /// Code that unpacks them.
 const UNPACKING_CODE_BYTES: u64 = 48 << 10;
 /// What reading a whole file leaves behind, beside a mapped one.

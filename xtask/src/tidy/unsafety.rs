@@ -9,7 +9,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/core/src/arena.rs", "typed slices carved from the caller's bytes"),
     ("crates/core/src/workers.rs", "rows of one buffer shared out among workers"),
     ("crates/core/tests/engine.rs", "threads as unlike ours as can be"),
-    ("crates/cli/tests/allocation.rs", "an allocator that counts"),
+    ("crates/smidgen/tests/allocation.rs", "an allocator that counts"),
     ("crates/host/src/image.rs", "files mapped into memory"),
     ("crates/host/src/pages.rs", "pages given back to the system"),
     ("crates/host/src/weights/ring.rs", "memory lent to the system while it reads"),
