@@ -169,7 +169,8 @@ impl Source {
 
     /// The model called `name` as `image` will have it, of which nobody has written more than the header.
     pub fn planned(name: &str, image: smidgen_host::image::Image) -> Self {
-        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None, will_be_read: false }
+        let will_be_read = image.len() <= READ_AT_ONCE;
+        Self { name: name.to_owned(), image: Image::Stored(image), _imported: None, will_be_read }
     }
 
     fn open_named(name: &str, import: &ImportArgs, mmap: bool) -> Result<Self, Failure> {
@@ -230,7 +231,7 @@ impl Source {
 
     /// Whether the whole file is, or will be, in memory of our own.
     pub fn is_read(&self) -> bool {
-        matches!(&self.image, Image::File(file) if self.will_be_read || !file.is_mapped())
+        self.will_be_read || matches!(&self.image, Image::File(file) if !file.is_mapped())
     }
 
     /// What of the model is in memory once it is open.
@@ -238,7 +239,7 @@ impl Source {
         let line = |name: &str, bytes: u64| Line { name: name.to_owned(), bytes };
         match &self.image {
             Image::Embedded => vec![line("weights (in the program)", self.file_bytes())],
-            Image::File(_) if self.is_read() => vec![line("weights (in memory)", self.file_bytes())],
+            Image::Stored(_) | Image::File(_) if self.is_read() => vec![line("weights (in memory)", self.file_bytes())],
             Image::Stored(_) | Image::File(_) => vec![line("weights (file, mapped)", self.file_bytes())],
             Image::Outline(outline) => {
                 let header = outline.header().len() as u64;

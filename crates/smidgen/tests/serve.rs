@@ -214,7 +214,7 @@ fn the_limit_of_memory_is_kept() {
                 scope.spawn(move || {
                     let mut body = json!({"prompt": PROMPT, "max_tokens": 20, "temperature": 0});
                     if i % 2 == 0 {
-                        body["user"] = json!("x".repeat(17_000));
+                        body["user"] = json!("x".repeat(9_000));
                     }
                     let (status, answer) = server.post("/v1/completions", &body);
                     assert_eq!((status, answer["choices"][0]["text"].as_str()), (200, Some(&**want)));
