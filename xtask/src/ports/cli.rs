@@ -29,12 +29,18 @@ struct Machine {
     flags: &'static str,
     linker: Linker,
     emulators: &'static [&'static [&'static str]],
-    /// Bytes that the file may have. One that has a limit is built with compression made small too, not fast.
+    /// Bytes that the file may have. One that has a limit is made small in all but the engine, also when it is linked: an ARMv6 has no
+    /// vectors to lose by that.
     max_bytes: Option<u64>,
 }
 
 /// What makes a file smaller that has a limit.
-const SMALL: [&str; 2] = ["--config", "profile.release.package.smidgen-compress.opt-level=\"z\""];
+const SMALL: [&str; 4] = [
+    "--config",
+    "profile.release.package.smidgen-compress.opt-level=\"z\"",
+    "--config",
+    "profile.release.package.smidgen.opt-level=\"z\"",
+];
 
 #[rustfmt::skip]
 const MACHINES: &[Machine] = &[

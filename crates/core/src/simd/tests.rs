@@ -65,7 +65,9 @@ fn products(isa: Isa, kind: Type, rows: &[Vec<u8>], x: &[Vec<f32>]) -> Vec<u32> 
     let rows = [rows, &rows[..3.min(TILE)]].concat();
     let mut data = rows.concat();
     let apart = products_of(isa, Matrix::new(&data, kind, rows.len(), columns).unwrap(), x);
-    if let Some(tiles) = Matrix::new(&data, kind, rows.len(), columns).unwrap().tiles() {
+    // Miri sees rows together in two types: what moves them is the same for all.
+    let is_seen = !cfg!(miri) || matches!(kind, Type::Q8_0 | Type::Q2_W);
+    if let Some(tiles) = Matrix::new(&data, kind, rows.len(), columns).unwrap().tiles().filter(|_| is_seen) {
         let mut scratch = vec![0; tiles.tile_bytes];
         tiles.lay_together(isa, &mut data[..tiles.n_bytes], &mut scratch);
         let together = Matrix::new(&data, kind, rows.len(), columns).unwrap().laid_together();
