@@ -251,7 +251,7 @@ fn weights_rate(kind: Type, bytes: &[u8], crew: Crew<'_>) -> Option<f64> {
     let mut n_read = 0;
     let began = Instant::now();
     while began.elapsed() < LEAST {
-        matmul(crew, (&matrix, 0), Vector::EMPTY, &x, &activations, &mut out);
+        matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), &x, &activations, &mut out);
         n_read += rows * row_bytes;
     }
     Some(n_read as f64 / began.elapsed().as_secs_f64())

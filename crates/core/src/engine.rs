@@ -7,7 +7,7 @@ use crate::kv::{Cache, CacheType, Place};
 use crate::model::{FeedForward, Hparams, Layer, Linear, Model};
 use crate::ops::attention::Attention;
 use crate::ops::hadamard::{spread, spread_inverse};
-use crate::ops::linear::{multiply, read_row};
+use crate::ops::linear::{multiply, multiply_each, read_row};
 use crate::ops::math::{Gate, Map, gelu_tanh, silu, sqrt};
 use crate::ops::matmul::{Activations, Crew};
 use crate::ops::norm::{Add, Norm, RmsInPlace, Vector};
@@ -365,9 +365,7 @@ impl<'a> Engine<'a> {
         let b = &mut self.buffers;
         let hidden = &mut b.hidden[..n_tokens * h.n_embd];
         let normed = &mut b.normed[..n_tokens * h.n_embd];
-        let (query, rest) = b.work.split_at_mut(n_tokens * h.query_width());
-        let (key, rest) = rest.split_at_mut(n_tokens * h.kv_width());
-        let (value, rest) = rest.split_at_mut(n_tokens * h.kv_width());
+        let (work, rest) = b.work.split_at_mut(n_tokens * (h.query_width() + 2 * h.kv_width()));
         let mixed = &mut rest[..n_tokens * h.query_width()];
 
         observer.begin(Op::Norm);
@@ -377,9 +375,10 @@ impl<'a> Engine<'a> {
         let (q, k, v) = (layer.query(), layer.key(), layer.value());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&q.matrix, &k.matrix, &v.matrix]);
         observer.begin(Op::Qkv);
-        for (linear, out) in [(q, &mut *query), (k, &mut *key), (v, &mut *value)] {
-            multiply((crew, store), &linear.matrix, linear.bias, normed, &b.activations, out)?;
-        }
+        let linears = [(&q.matrix, q.bias), (&k.matrix, k.bias), (&v.matrix, v.bias)];
+        multiply_each((crew, store), &linears, normed, &b.activations, work)?;
+        let (query, rest) = work.split_at_mut(n_tokens * h.query_width());
+        let (key, value) = rest.split_at_mut(n_tokens * h.kv_width());
         observer.begin(Op::Rope);
         let (query_norm, key_norm) = layer.head_norms();
         for (weight, x) in [(query_norm, &mut *query), (key_norm, &mut *key)] {
@@ -400,7 +399,7 @@ impl<'a> Engine<'a> {
             spread_inverse(key, h.head_dim);
         }
         let newest = Newest { query, key, value, position: self.position, window };
-        let scores = (&mut *b.scores, self.context_tokens);
+        let scores = (&mut *b.scores, self.plan.limits().n_together());
         observer.begin(Op::Attention);
         match self.plan.cache_place(h, index) {
             Some(place) => newest.attend(crew, h, (place, &mut b.keys, &mut b.values), scores, mixed),
@@ -432,7 +431,8 @@ impl<'a> Engine<'a> {
         let b = &mut self.buffers;
         let hidden = &mut b.hidden[..n_tokens * h.n_embd];
         let normed = &mut b.normed[..n_tokens * h.n_embd];
-        let (gate, up) = b.work[..2 * n_tokens * h.n_ff].split_at_mut(n_tokens * h.n_ff);
+        let n_matrices = if h.family.feed_forward == FeedForward::Gelu { 1 } else { 2 };
+        let work = &mut b.work[..n_matrices * n_tokens * h.n_ff];
 
         observer.begin(Op::Norm);
         let (weight, bias) = layer.feed_forward_norm();
@@ -441,10 +441,9 @@ impl<'a> Engine<'a> {
         let (gate_linear, up_linear) = (layer.gate(), layer.up());
         b.activations.quantize(crew.isa, normed, h.n_embd, &[&gate_linear.matrix, &up_linear.matrix]);
         observer.begin(Op::FeedForward);
-        multiply((crew, store), &up_linear.matrix, up_linear.bias, normed, &b.activations, up)?;
-        if h.family.feed_forward != FeedForward::Gelu {
-            multiply((crew, store), &gate_linear.matrix, gate_linear.bias, normed, &b.activations, gate)?;
-        }
+        let linears = [(&up_linear.matrix, up_linear.bias), (&gate_linear.matrix, gate_linear.bias)];
+        multiply_each((crew, store), &linears[..n_matrices], normed, &b.activations, work)?;
+        let (up, gate) = work.split_at_mut(n_tokens * h.n_ff);
         observer.begin(Op::Activation);
         let activated = match h.family.feed_forward {
             FeedForward::SiluGate => {
@@ -509,7 +508,7 @@ impl Newest<'_> {
         crew: Crew<'_>,
         h: &Hparams<'_>,
         (place, keys, values): (Place, &mut Cache<'_>, &mut Cache<'_>),
-        (scores, context_tokens): (&mut [f32], usize),
+        (scores, n_together): (&mut [f32], usize),
         mixed: &mut [f32],
     ) {
         let rows = self.key.chunks_exact(h.kv_width()).zip(self.value.chunks_exact(h.kv_width()));
@@ -529,7 +528,7 @@ impl Newest<'_> {
             scale: h.attention_scale,
             window: self.window,
         };
-        attention.run(crew, scores, context_tokens, mixed);
+        attention.run(crew, scores, n_together, mixed);
     }
 
     /// The same with caches that `spill` lends.
@@ -538,14 +537,14 @@ impl Newest<'_> {
         crew: Crew<'_>,
         h: &Hparams<'_>,
         (spill, layer, place, (key_type, value_type)): (&dyn Spill, usize, Place, (CacheType, CacheType)),
-        (scores, context_tokens): (&mut [f32], usize),
+        (scores, n_together): (&mut [f32], usize),
         mixed: &mut [f32],
     ) -> Result<(), Lost> {
         let n_new = self.key.len() / h.kv_width();
         spill.lend(layer, self.position, n_new, &mut |keys, values| {
             let mut keys = Cache::new(keys, key_type, h.n_kv_heads, h.head_dim);
             let mut values = Cache::new(values, value_type, h.n_kv_heads, h.head_dim);
-            self.attend(crew, h, (place, &mut keys, &mut values), (&mut *scores, context_tokens), mixed);
+            self.attend(crew, h, (place, &mut keys, &mut values), (&mut *scores, n_together), mixed);
         })
     }
 }

@@ -6,6 +6,7 @@
 use crate::arena::{ALIGN, Plain, span_bytes};
 use crate::kv::{CacheType, Place};
 use crate::model::{Hparams, Model, Positions};
+use crate::ops::attention::QUERIES;
 use crate::quant::{Type, n_blocks};
 use crate::simd::BLOCK;
 use core::fmt;
@@ -33,6 +34,11 @@ impl Limits {
     pub fn layer_rows(&self, h: &Hparams<'_>, layer: usize) -> usize {
         let window = h.window(layer).filter(|_| !self.keeps_all);
         window.map_or(self.context_tokens, |window| window.saturating_add(self.batch_tokens).min(self.context_tokens))
+    }
+
+    /// Queries that walk through a cache together; one where no batch was asked for, which costs the least memory.
+    pub(crate) fn n_together(&self) -> usize {
+        QUERIES.min(self.batch_tokens)
     }
 }
 
@@ -92,7 +98,7 @@ pub(crate) struct Counts {
     pub(crate) frequencies: usize,
     /// f32, (2, batch, n_rot).
     pub(crate) angles: usize,
-    /// f32, (threads, context).
+    /// f32, (threads, queries that go together, context).
     pub(crate) scores: usize,
     /// f32, (n_vocab).
     pub(crate) logits: usize,
@@ -268,7 +274,7 @@ fn counts(model: &Model<'_>, limits: &Limits, n_cached: usize) -> Result<Counts,
         rests: if any(Type::is_fine) { blocks } else { 0 },
         frequencies: n_rot,
         angles: product(&[2, batch, n_rot])?,
-        scores: product(&[limits.n_threads, limits.context_tokens])?,
+        scores: product(&[limits.n_threads, limits.n_together(), limits.context_tokens])?,
         logits: h.n_vocab,
         keys: cache(limits.cache_k)?,
         values: cache(limits.cache_v)?,

@@ -52,6 +52,15 @@ impl Columns<'_> {
         self.range.clone()
     }
 
+    /// Some of this task's columns, for a part of its work.
+    ///
+    /// # Panics
+    /// When they are not all this task's.
+    pub(crate) fn part(&mut self, range: Range<usize>) -> Columns<'_> {
+        assert!(self.range.start <= range.start && range.start <= range.end && range.end <= self.range.end);
+        Columns { range, buffer: PhantomData, ..*self }
+    }
+
     /// How many rows the buffer has.
     pub fn n_rows(&self) -> usize {
         self.n_rows

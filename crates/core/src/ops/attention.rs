@@ -1,14 +1,29 @@
-//! Attention of the newest positions over the cached ones, a head at a time.
+//! Attention of the newest positions over the cached ones, a few queries at a time.
 //!
 //! Definition: a score is the dot product of query and key in the lane order of float rows, times a scale; the largest
 //! score is taken away, [`exp`] applied, the sum taken in lane order; the output adds the values, positions in order, each
 //! times its weight over the sum.
+//!
+//! Queries that look at the same head of the cache (of several tokens, or of several heads that share one) walk through it
+//! together, so that a cached row is read once for all of them. Each has sums of its own, to which positions are added in order,
+//! so its bits are those that it has alone.
+
+// The same number indexes the arrays of every query; iterators over several at once are calls in functions as large as these.
+#![allow(clippy::needless_range_loop)]
 
 use super::math::{exp, sum};
 use super::matmul::Crew;
 use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, Place};
+use crate::quant;
 use crate::simd::{Kernel, LANES, Simd, TILE};
-use crate::workers::split;
+use crate::workers::{Columns, Single, Workers, split};
+use core::ops::Range;
+
+/// Queries that walk through the cache together, at most. Where there are no vectors, or no room for code and scores, each goes
+/// alone.
+pub(crate) const QUERIES: usize = if TILE == LANES && !quant::IS_FOR_ONE_MODEL { 4 } else { 1 };
+/// Products of a query and a key below which waking another thread costs more than it saves.
+const SMALL_JOB: usize = 1 << 13;
 
 /// One layer's attention.
 pub struct Attention<'a> {
@@ -34,33 +49,83 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
 }
 
+/// A query: whose, and the positions that it sees.
+#[derive(Clone, Copy, Default)]
+struct Query<'a> {
+    /// (head_dim).
+    x: &'a [f32],
+    token: usize,
+    /// Where its output begins among the columns of the task.
+    column: usize,
+    start: usize,
+    end: usize,
+}
+
 impl Attention<'_> {
-    /// Writes the output of every token and head to `out`, (tokens, n_heads, head_dim); `scores` holds `context_tokens`
-    /// floats for each worker.
-    pub fn run(&self, crew: Crew<'_>, scores: &mut [f32], context_tokens: usize, out: &mut [f32]) {
+    /// Writes the output of every token and head to `out`, (tokens, n_heads, head_dim); `scores` holds for each worker as many rows
+    /// of the context's length as `n_together`, the queries that may go together.
+    pub fn run(&self, crew: Crew<'_>, scores: &mut [f32], n_together: usize, out: &mut [f32]) {
         let width = self.n_heads * self.head_dim;
-        split(crew.workers, out, (width, 0..width), self.head_dim, (scores, context_tokens), &|scores, mut columns| {
-            let head = columns.range().start / self.head_dim;
-            let kv_head = head / (self.n_heads / self.n_kv_heads);
-            for token in 0..columns.n_rows() {
-                let end = self.position + token + 1;
-                let start = self.window.map_or(0, |window| end.saturating_sub(window));
-                let scores = &mut scores[..end - start];
-                let query = &self.query[token * width + head * self.head_dim..][..self.head_dim];
-                let [keys, values] =
-                    [self.keys, self.values].map(|cache| cache.positions(self.place, kv_head, (start, end)));
-                let row_bytes = self.keys.row_bytes();
-                let (first, second) = scores.split_at_mut(keys[0].len() / row_bytes);
-                for (keys, scores) in keys.into_iter().zip([first, second]).filter(|(keys, _)| !keys.is_empty()) {
-                    let score = Score { query, keys, row_bytes, scale: self.scale, scores };
-                    run_cached(crew, self.keys.kind(), score);
+        let n_products = self.query.len() * (self.position + self.query.len() / width);
+        let workers: &dyn Workers = if n_products < SMALL_JOB { &Single } else { crew.workers };
+        // Heads that share a head of the cache are one task, so that one thread alone reads it, where there are tasks enough; a
+        // prompt is computed longer than it is read, and its tasks are made small, to even them out.
+        let is_prompt = self.query.len() > width && workers.n_workers() > 1;
+        let n_heads =
+            if is_prompt || self.n_kv_heads < workers.n_workers() { 1 } else { self.n_heads / self.n_kv_heads };
+        let scratch_len = scores.len() / workers.n_workers();
+        let scratch = (scores, scratch_len);
+        split(workers, out, (width, 0..width), n_heads * self.head_dim, scratch, &|scores, mut columns| {
+            let n_tokens = columns.n_rows();
+            let first = columns.range().start / self.head_dim;
+            let n_queries = columns.range().len() / self.head_dim * n_tokens;
+            let mut queries = [Query::default(); QUERIES];
+            for done in (0..n_queries).step_by(n_together) {
+                let n = n_together.min(n_queries - done);
+                for (index, query) in queries[..n].iter_mut().enumerate() {
+                    *query = self.query(first, (done + index) / n_tokens, (done + index) % n_tokens);
                 }
-                crew.isa.run(Softmax { scores });
-                let out = columns.row(token);
-                let mix = Mix { weights: scores, values, row_bytes: self.values.row_bytes(), out };
-                run_cached(crew, self.values.kind(), mix);
+                self.attend(crew, &queries[..n], first, scores, &mut columns);
             }
         });
+    }
+
+    /// The query of token `token` in the head that is `head` heads behind `first`.
+    fn query(&self, first: usize, head: usize, token: usize) -> Query<'_> {
+        let end = self.position + token + 1;
+        let start = self.window.map_or(0, |window| end.saturating_sub(window));
+        let at = (token * self.n_heads + first + head) * self.head_dim;
+        Query { x: &self.query[at..at + self.head_dim], token, column: head * self.head_dim, start, end }
+    }
+
+    /// The outputs of queries that look at the same head of the cache, that of head `first`.
+    fn attend(
+        &self,
+        crew: Crew<'_>,
+        queries: &[Query<'_>],
+        first: usize,
+        scores: &mut [f32],
+        columns: &mut Columns<'_>,
+    ) {
+        let kv_head = first / (self.n_heads / self.n_kv_heads);
+        let start = queries.iter().map(|query| query.start).min().unwrap_or(0);
+        let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
+
+        let stride = end - start;
+        let seen = core::array::from_fn(|index| {
+            queries.get(index).map_or(0..0, |query: &Query<'_>| query.start - start..query.end - start)
+        });
+        let [keys, values] = [self.keys, self.values].map(|cache| cache.positions(self.place, kv_head, (start, end)));
+        let row_bytes = self.keys.row_bytes();
+        let score = Score { queries, keys, row_bytes, scale: self.scale, scores, stride };
+        run_cached(crew, self.keys.kind(), score);
+        for (scores, seen) in scores.chunks_exact_mut(stride).zip(&seen).take(queries.len()) {
+            crew.isa.run(Softmax { scores: &mut scores[seen.clone()] });
+        }
+        let row_bytes = self.values.row_bytes();
+        let head_dim = self.head_dim;
+        let mix = Mix { weights: scores, stride, seen, values, row_bytes, head_dim, queries, columns };
+        run_cached(crew, self.values.kind(), mix);
     }
 }
 
@@ -95,58 +160,117 @@ impl<K: CacheKernel, C: CacheFormat> Kernel for With<K, C> {
     }
 }
 
-struct Score<'a> {
-    query: &'a [f32],
-    keys: &'a [u8],
+/// Calls a function for the next few of `$n` queries from number `$at` on, as many as an instruction set has registers for.
+macro_rules! with_queries {
+    ($s:ident, $S:ident, $at:ident, $n:expr, $T:ident => $call:expr) => {
+        let mut $at = 0;
+        while $at < $n {
+            let left = $n - $at;
+            $at += match if $S::IS_NARROW { left.min(2) } else { left } {
+                1 => with_queries!(@ 1, $T => $call),
+                2 | 3 => with_queries!(@ 2, $T => $call),
+                _ => with_queries!(@ QUERIES, $T => $call),
+            };
+        }
+    };
+    (@ $number:expr, $T:ident => $call:expr) => {{
+        const $T: usize = if $number < QUERIES { $number } else { QUERIES };
+        $call;
+        $T
+    }};
+}
+
+/// The dot products of queries with keys.
+struct Score<'a, 'b> {
+    queries: &'a [Query<'b>],
+    /// Rows in one piece or two.
+    keys: [&'a [u8]; 2],
     row_bytes: usize,
     scale: f32,
+    /// (queries, rows).
     scores: &'a mut [f32],
+    /// Rows.
+    stride: usize,
 }
 
-impl CacheKernel for Score<'_> {
+impl CacheKernel for Score<'_, '_> {
     #[inline(always)]
-    fn run<S: Simd, C: CacheFormat>(self, s: S) {
-        let (chunks, rest) = self.query.as_chunks::<LANES>();
-        let last = s.load_part(rest);
-        // Sixteen positions share the steps of adding up their lanes.
-        let (groups, scores) = match TILE {
-            LANES => self.scores.as_chunks_mut::<LANES>(),
-            // Where there are no vectors, they share nothing.
-            _ => (&mut [][..], self.scores),
-        };
-        let mut keys = self.keys.chunks_exact(self.row_bytes);
-        let mut sums = [s.splat(0.0); LANES];
-        for group in groups {
-            for (sums, key) in sums.iter_mut().zip(&mut keys) {
-                *sums = products::<S, C>(s, chunks, (last, rest.len()), key);
-            }
-            s.store(s.mul(s.sums(&sums), s.splat(self.scale)), group);
+    fn run<S: Simd, C: CacheFormat>(mut self, s: S) {
+        with_queries!(s, S, at, self.queries.len(), T => self.several::<S, C, T>(s, at));
+    }
+}
+
+impl Score<'_, '_> {
+    /// The scores of `T` queries from number `at` on.
+    #[inline(always)]
+    fn several<S: Simd, C: CacheFormat, const T: usize>(&mut self, s: S, at: usize) {
+        let mut queries = [self.queries[at].x; T];
+        for t in 1..T {
+            queries[t] = self.queries[at + t].x;
         }
-        if TILE == LANES && !scores.is_empty() {
-            // So do fewer than sixteen, beside which sums of before are added up once more for nobody.
-            for (sums, key) in sums.iter_mut().zip(keys) {
-                *sums = products::<S, C>(s, chunks, (last, rest.len()), key);
+        let row_bytes = self.row_bytes;
+        let mut sums = [[s.splat(0.0); LANES]; T];
+        let mut done = 0;
+        for keys in self.keys {
+            // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
+            for group in keys.chunks(LANES * row_bytes) {
+                let n = group.len() / row_bytes;
+                for i in 0..n {
+                    let products = products::<S, C, T>(s, &queries, &group[i * row_bytes..][..row_bytes]);
+                    for t in 0..T {
+                        sums[t][i] = products[t];
+                    }
+                }
+                for t in 0..T {
+                    let out = &mut self.scores[(at + t) * self.stride + done..][..n];
+                    add_up(s, &sums[t], self.scale, out);
+                }
+                done += n;
             }
-            let mut group = [0.0; LANES];
-            s.store(s.mul(s.sums(&sums), s.splat(self.scale)), &mut group);
-            scores.copy_from_slice(&group[..scores.len()]);
-            return;
-        }
-        for (score, key) in scores.iter_mut().zip(keys) {
-            *score = s.sum(products::<S, C>(s, chunks, (last, rest.len()), key)) * self.scale;
         }
     }
 }
 
-/// The products of a query, in whole vectors and a `last` one of `n_last` values, with a key, lane by lane.
+/// Writes the sums of the first vectors, times `scale`.
 #[inline(always)]
-fn products<S: Simd, C: CacheFormat>(s: S, query: &[[f32; LANES]], (last, n_last): (S::F, usize), key: &[u8]) -> S::F {
-    let mut sums = s.splat(0.0);
-    for (i, chunk) in query.iter().enumerate() {
-        sums = s.add(sums, s.mul(s.load(chunk), C::load(s, key, i * LANES, LANES)));
+fn add_up<S: Simd>(s: S, sums: &[S::F; LANES], scale: f32, out: &mut [f32]) {
+    if TILE != LANES {
+        // Where there are no vectors, they share nothing.
+        out.iter_mut().zip(sums).for_each(|(out, &sums)| *out = s.sum(sums) * scale);
+        return;
+    }
+    let scores = s.mul(s.sums(sums), s.splat(scale));
+    match out.as_mut_array() {
+        Some(out) => s.store(scores, out),
+        None => {
+            let mut group = [0.0; LANES];
+            s.store(scores, &mut group);
+            out.copy_from_slice(&group[..out.len()]);
+        }
+    }
+}
+
+/// The products of queries with a key, lane by lane.
+#[inline(always)]
+fn products<S: Simd, C: CacheFormat, const T: usize>(s: S, queries: &[&[f32]; T], key: &[u8]) -> [S::F; T] {
+    let mut sums = [s.splat(0.0); T];
+    let n = queries[0].len();
+    let (whole, n_last) = (n / LANES, n % LANES);
+    let mut chunks = [&[[0.0; LANES]][..0]; T];
+    for t in 0..T {
+        chunks[t] = &queries[t].as_chunks().0[..whole];
+    }
+    for i in 0..whole {
+        let key = C::load(s, key, i * LANES, LANES);
+        for t in 0..T {
+            sums[t] = s.add(sums[t], s.mul(s.load(&chunks[t][i]), key));
+        }
     }
     if n_last > 0 {
-        sums = s.add(sums, s.mul(last, C::load(s, key, query.len() * LANES, n_last)));
+        let key = C::load(s, key, whole * LANES, n_last);
+        for t in 0..T {
+            sums[t] = s.add(sums[t], s.mul(s.load_part(&queries[t][whole * LANES..]), key));
+        }
     }
     sums
 }
@@ -193,82 +317,150 @@ fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
 /// The largest of `x`, whatever is no number left out.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (groups, rest) = x.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for group in groups {
-        for (lane, &x) in lanes.iter_mut().zip(group) {
-            *lane = larger(*lane, x);
+        for i in 0..LANES {
+            lanes[i] = if group[i] > lanes[i] { group[i] } else { lanes[i] };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &x| larger(largest, x))
+    for i in 0..rest.len() {
+        lanes[i] = if rest[i] > lanes[i] { rest[i] } else { lanes[i] };
+    }
+    // Halves of the lanes are compared, and halves of these.
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] = if lanes[i + n] > lanes[i] { lanes[i + n] } else { lanes[i] };
+        }
+    }
+    lanes[0]
 }
 
-struct Mix<'a> {
+/// Adds up values by their weights.
+struct Mix<'a, 'b, 'c> {
+    /// (queries, rows).
     weights: &'a [f32],
-    /// The rows of the first weights, and those of the others.
+    /// Rows.
+    stride: usize,
+    /// The rows that each query sees.
+    seen: [Range<usize>; QUERIES],
+    /// Rows in one piece or two.
     values: [&'a [u8]; 2],
     row_bytes: usize,
-    out: &'a mut [f32],
+    head_dim: usize,
+    queries: &'a [Query<'b>],
+    columns: &'a mut Columns<'c>,
 }
 
-impl CacheKernel for Mix<'_> {
-    /// Vectors are mixed side by side where a head has several: the adds of one wait for each other, those of another do not.
+impl CacheKernel for Mix<'_, '_, '_> {
     #[inline(always)]
     fn run<S: Simd, C: CacheFormat>(mut self, s: S) {
-        let mut column = 0;
-        while column < self.out.len() {
-            let n = match (self.out.len() - column) / LANES {
-                0 => self.last::<S, C>(s, column),
-                1 => self.columns::<S, C, 1>(s, column),
-                2 => self.columns::<S, C, 2>(s, column),
-                3 => self.columns::<S, C, 3>(s, column),
-                _ => self.columns::<S, C, 4>(s, column),
-            };
-            column += n;
-        }
+        with_queries!(s, S, at, self.queries.len(), T => self.several::<S, C, T>(s, at));
     }
 }
 
-impl Mix<'_> {
-    /// The weights with the rows that they belong to, in one piece or two.
+impl Mix<'_, '_, '_> {
+    /// The outputs of `T` queries from number `at` on.
+    ///
+    /// Vectors are mixed side by side where a head has several: the adds of one wait for each other, those of another do not.
     #[inline(always)]
-    fn pieces(&self) -> [(&[f32], &[u8]); 2] {
-        let (weights, more) = self.weights.split_at(self.values[0].len() / self.row_bytes);
-        [(weights, self.values[0]), (more, self.values[1])]
+    fn several<S: Simd, C: CacheFormat, const T: usize>(&mut self, s: S, at: usize) {
+        let n = self.head_dim;
+        let mut column = 0;
+        while column < n {
+            column += match (n - column) / LANES {
+                0 => self.vectors::<S, C, T, 1>(s, at, column, n - column),
+                1 => self.vectors::<S, C, T, 1>(s, at, column, LANES),
+                2 | 3 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
+                // Two queries take as many registers as one with twice the vectors.
+                _ if S::IS_NARROW && T > 1 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
+                _ => self.vectors::<S, C, T, 4>(s, at, column, LANES),
+            };
+        }
     }
 
-    /// `N` vectors from column `first` on; gives how many columns that are.
+    /// `N` vectors of `width` lanes from column `first` on; gives how many columns that are.
     #[inline(always)]
-    fn columns<S: Simd, C: CacheFormat, const N: usize>(&mut self, s: S, first: usize) -> usize {
-        let mut sums = [s.splat(0.0); N];
-        for (weights, values) in self.pieces() {
-            for (&weight, value) in weights.iter().zip(values.chunks_exact(self.row_bytes)) {
-                let weight = s.splat(weight);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    *sums = s.add(*sums, s.mul(weight, C::load(s, value, first + i * LANES, LANES)));
+    fn vectors<S: Simd, C: CacheFormat, const T: usize, const N: usize>(
+        &mut self,
+        s: S,
+        at: usize,
+        first: usize,
+        width: usize,
+    ) -> usize {
+        let mut sums = [[s.splat(0.0); N]; T];
+        let seen = &self.seen[at..at + T];
+        // What all of them see; before and behind it each walks alone.
+        let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
+        let end = seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start);
+        let columns = (first, width);
+        if T > 1 {
+            for (t, seen) in seen.iter().enumerate() {
+                let before = seen.start..start.min(seen.end);
+                [sums[t]] = self.walk::<S, C, 1, N>(s, at + t, before, columns, [sums[t]]);
+            }
+        }
+        sums = self.walk::<S, C, T, N>(s, at, start..end, columns, sums);
+        if T > 1 {
+            for (t, seen) in seen.iter().enumerate() {
+                let behind = end.max(seen.start).min(seen.end)..seen.end;
+                [sums[t]] = self.walk::<S, C, 1, N>(s, at + t, behind, columns, [sums[t]]);
+            }
+        }
+        for (query, sums) in self.queries[at..].iter().zip(sums) {
+            let out = &mut self.columns.row(query.token)[query.column + first..][..N * width];
+            for (out, sums) in out.chunks_mut(LANES).zip(sums) {
+                match out.as_mut_array() {
+                    Some(out) => s.store(sums, out),
+                    None => {
+                        let mut lanes = [0.0; LANES];
+                        s.store(sums, &mut lanes);
+                        out.copy_from_slice(&lanes[..out.len()]);
+                    }
                 }
             }
         }
-        for (sums, out) in sums.into_iter().zip(self.out[first..].as_chunks_mut::<LANES>().0) {
-            s.store(sums, out);
-        }
-        N * LANES
+        N * width
     }
 
-    /// The last columns, which are no whole vector; gives how many they are.
+    /// `sums` of the queries from number `at` on and what `rows` add to them, in order.
     #[inline(always)]
-    fn last<S: Simd, C: CacheFormat>(&mut self, s: S, first: usize) -> usize {
-        let n = self.out.len() - first;
-        let mut sums = s.splat(0.0);
-        for (weights, values) in self.pieces() {
-            for (&weight, value) in weights.iter().zip(values.chunks_exact(self.row_bytes)) {
-                sums = s.add(sums, s.mul(s.splat(weight), C::load(s, value, first, n)));
+    fn walk<S: Simd, C: CacheFormat, const T: usize, const N: usize>(
+        &self,
+        s: S,
+        at: usize,
+        rows: Range<usize>,
+        (first, width): (usize, usize),
+        mut sums: [[S::F; N]; T],
+    ) -> [[S::F; N]; T] {
+        let row_bytes = self.row_bytes;
+        let n_first = self.values[0].len() / row_bytes;
+        let pieces = [
+            (self.values[0], rows.start.min(n_first), rows.end.min(n_first), 0),
+            (self.values[1], rows.start.max(n_first), rows.end.max(n_first), n_first),
+        ];
+        for (values, start, end, before) in pieces {
+            let values = &values[(start - before) * row_bytes..(end - before) * row_bytes];
+            let mut weights = [&self.weights[..0]; T];
+            for t in 0..T {
+                weights[t] = &self.weights[(at + t) * self.stride..][start..end];
+            }
+            for row in 0..end - start {
+                let value = &values[row * row_bytes..][..row_bytes];
+                let mut vectors = [s.splat(0.0); N];
+                for i in 0..N {
+                    vectors[i] = C::load(s, value, first + i * LANES, width);
+                }
+                for t in 0..T {
+                    let weight = s.splat(weights[t][row]);
+                    for i in 0..N {
+                        sums[t][i] = s.add(sums[t][i], s.mul(weight, vectors[i]));
+                    }
+                }
             }
         }
-        let mut lanes = [0.0; LANES];
-        s.store(sums, &mut lanes);
-        self.out[first..].copy_from_slice(&lanes[..n]);
-        n
+        sums
     }
 }

@@ -4,11 +4,11 @@
 //! path through the same additions whoever computes it, alone or in a batch.
 
 use super::norm::Vector;
-use super::products::{self, IN_BATCHES, TOKENS, Tokens};
+use super::products::{IN_BATCHES, TOKENS, Tile, Tokens, multiply};
 use crate::quant::panel::{Panel, Shape, Unpack};
 use crate::quant::tile::{Cut, LayTogether};
 use crate::quant::{FloatRows, Format, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer};
-use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, prefetch};
+use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, prefetch_block};
 use crate::workers::{Columns, Single, Workers, split};
 use core::marker::PhantomData;
 
@@ -131,6 +131,13 @@ impl<'a> Matrix<'a> {
         is_whole.then(|| &self.data[first * self.row_bytes..][..TILE * self.row_bytes])
     }
 
+    /// The bytes that products of the rows from `row` on shall ask for, as far ahead of those that they read: none of a matrix that
+    /// stays in a near cache.
+    fn soon(&self, row: usize) -> &'a [u8] {
+        let is_far = self.data.len() > NEAR_BYTES;
+        self.data.get(row * self.row_bytes + AHEAD..).filter(|_| is_far).unwrap_or_default()
+    }
+
     /// Reads row `row`, which is in memory, into `out`, (columns).
     pub(crate) fn dequantize(&self, row: usize, out: &mut [f32]) {
         let read = |bytes: &[u8], out: &mut [f32]| {
@@ -227,39 +234,66 @@ pub struct Crew<'a> {
 
 /// Products of a weight and an activation below which waking another thread costs more than it saves.
 const SMALL_JOB: usize = 1 << 17;
+/// How far ahead of the bytes that a product reads others are asked for, where rows lie together: a CPU foresees by itself what
+/// follows within a page of 4 KiB, but not what comes behind it (docs/adr/0102-asking-a-page-ahead.md).
+const AHEAD: usize = 4096;
+/// A matrix of no more bytes belongs to a model that a CPU keeps in its own caches, from which it is fast enough by itself.
+const NEAR_BYTES: usize = 64 << 10;
 /// Tasks for each worker: enough to even out an unlucky one, few enough to hand out cheaply.
 const TASKS_PER_WORKER: usize = 4;
 
-/// Writes `matrix * x + bias` for every row of `x`, from column `first` of `out` on: `out` is (tokens, n), `x` (tokens,
-/// columns), `bias` (n), and `activations` holds the integer form of `x` when the matrix is of an integer format. No bias when
-/// it is empty. A matrix that is not in memory as a whole is multiplied by [`linear`](super::linear::multiply).
+/// Writes `matrix * x + bias` for every row of `x`, from column `first` of `out` on, and behind it the same for each further one of
+/// `matrices`: `out` is (tokens, n), `x` (tokens, columns), a bias (n), and `activations` holds the integer form of `x` when a matrix is
+/// of an integer format. No bias when it is empty. What one token needs of several matrices is one job, which threads share out once.
+/// A matrix that is not in memory as a whole is multiplied by [`linear`](super::linear::multiply).
 pub fn matmul(
     crew: Crew<'_>,
-    (matrix, first): (&Matrix<'_>, usize),
-    bias: Vector<'_>,
+    (matrices, first): (&[(&Matrix<'_>, Vector<'_>)], usize),
     x: &[f32],
     activations: &Activations<'_>,
     out: &mut [f32],
 ) {
-    let alone = matrix.rows * x.len() < SMALL_JOB;
+    let n_rows = matrices.iter().map(|(matrix, _)| matrix.rows).sum::<usize>();
+    let alone = n_rows * x.len() < SMALL_JOB;
     let workers: &dyn Workers = if alone { &Single } else { crew.workers };
     let tasks = if workers.n_workers() == 1 { 1 } else { workers.n_workers() * TASKS_PER_WORKER };
-    let chunk = matrix.rows.div_ceil(tasks).next_multiple_of(TILE);
-    let stride = out.len() / (x.len() / matrix.columns);
-    split(workers, out, (stride, first..first + matrix.rows), chunk, (&mut [], 0), &|_, mut columns| {
+    let chunk = n_rows.div_ceil(tasks).next_multiple_of(TILE);
+    let n_columns = matrices.first().map_or(1, |(matrix, _)| matrix.columns);
+    let stride = out.len() / (x.len() / n_columns);
+    split(workers, out, (stride, first..first + n_rows), chunk, (&mut [], 0), &|_, mut columns| {
         let range = columns.range();
-        let matrix = &matrix.slice(range.start - first..range.end - first);
-        with_floats!(matrix.kind, F => {
-            let format = PhantomData::<F>;
-            crew.isa.run(FloatProducts { matrix, x, columns: &mut columns, format });
-        }, _ => integer_products(crew.isa, matrix, activations, &mut columns));
-        if !bias.is_empty() {
-            let bias = bias.slice(range);
-            for token in 0..columns.n_rows() {
-                columns.row(token).iter_mut().zip(bias.iter()).for_each(|(out, b)| *out += b);
+        let mut first = first;
+        for &(matrix, bias) in matrices {
+            let own = range.start.max(first)..range.end.min(first + matrix.rows);
+            if !own.is_empty() {
+                products(crew.isa, (matrix, first), bias, (x, activations), columns.part(own));
             }
+            first += matrix.rows;
         }
     });
+}
+
+/// The products of those rows of `matrix` whose columns, from `first` on, are a task's; where rows lie together, in whole tiles.
+fn products(
+    isa: Isa,
+    (matrix, first): (&Matrix<'_>, usize),
+    bias: Vector<'_>,
+    (x, activations): (&[f32], &Activations<'_>),
+    mut columns: Columns<'_>,
+) {
+    let rows = columns.range().start - first..columns.range().end - first;
+    let soon = matrix.soon(rows.start);
+    let part = &matrix.slice(rows.clone());
+    with_floats!(matrix.kind, F => {
+        let format = PhantomData::<F>;
+        isa.run(FloatProducts { matrix: part, soon, x, columns: &mut columns, format });
+    }, _ => integer_products(isa, (part, soon), activations, &mut columns));
+    if !bias.is_empty() {
+        let bias = bias.slice(rows);
+        for token in 0..columns.n_rows() {
+            columns.row(token).iter_mut().zip(bias.iter()).for_each(|(out, b)| *out += b);
+        }
+    }
 }
 
 /// The rows of a matrix from `first` on, as many as a tile takes: where there are fewer, the last one again and again.
@@ -269,7 +303,13 @@ fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
 }
 
 /// The dot products of the rows of a matrix of an integer format with every activation, tile by tile and panel by panel.
-fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>, columns: &mut Columns<'_>) {
+/// What lies in `soon` is asked for as far as they get.
+fn integer_products(
+    isa: Isa,
+    (matrix, soon): (&Matrix<'_>, &[u8]),
+    activations: &Activations<'_>,
+    columns: &mut Columns<'_>,
+) {
     let unpacker = Unpacker::new(matrix.kind);
     let tokens = Tokens {
         n_blocks: n_blocks(matrix.columns),
@@ -280,7 +320,7 @@ fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>
     };
     let mut done = 0;
     if let Some(products) = unpacker.products.filter(|_| matrix.together && columns.n_rows() == 1) {
-        products(isa, matrix, &tokens, columns);
+        products(isa, (matrix, soon), &tokens, columns);
         done = matrix.rows / TILE * TILE;
         if done == matrix.rows {
             return;
@@ -291,18 +331,18 @@ fn integer_products(isa: Isa, matrix: &Matrix<'_>, activations: &Activations<'_>
     for first in (done..matrix.rows).step_by(TILE) {
         let width = TILE.min(matrix.rows - first);
         let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
-        let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE));
-        let share = next.data.len().div_ceil(n_panels);
+        let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE)).data;
+        // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
+        let ahead = if tile.is_some() { soon.get(first * matrix.row_bytes..).unwrap_or_default() } else { next };
+        let share = (width * matrix.row_bytes).div_ceil(n_panels);
         for index in 0..n_panels {
-            if let Some(tile) = tile {
-                (unpacker.unpack_together)(isa, tile, index, &mut panel);
-            } else {
-                // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
-                prefetch(next.data.get(index * share..next.data.len().min((index + 1) * share)).unwrap_or_default());
-                (unpacker.unpack)(isa, &rows, index, &mut panel);
+            prefetch_block(ahead, index, share);
+            match tile {
+                Some(tile) => (unpacker.unpack_together)(isa, tile, index, &mut panel),
+                None => (unpacker.unpack)(isa, &rows, index, &mut panel),
             }
-            let out = products::Tile { columns, at: first, width };
-            products::multiply(isa, unpacker.shape, &panel, index * unpacker.n_blocks, &tokens, out);
+            let out = Tile { columns, at: first, width };
+            multiply(isa, unpacker.shape, &panel, index * unpacker.n_blocks, &tokens, out);
         }
     }
 }
@@ -314,7 +354,7 @@ struct Unpacker {
     unpack: fn(Isa, &[&[u8]; TILE], usize, &mut Panel),
     unpack_together: fn(Isa, &[u8], usize, &mut Panel),
     /// The products of all tiles that lie together with one token.
-    products: Option<fn(Isa, &Matrix<'_>, &Tokens<'_>, &mut Columns<'_>)>,
+    products: Option<fn(Isa, (&Matrix<'_>, &[u8]), &Tokens<'_>, &mut Columns<'_>)>,
 }
 
 impl Unpacker {
@@ -332,8 +372,8 @@ impl Unpacker {
                 unpack_together: |isa, tile, index, panel| {
                     isa.run(UnpackTogether { tile, index, panel, format: PhantomData::<F> });
                 },
-                products: has_products.then_some(|isa, matrix, tokens, columns| {
-                    isa.run(Products { matrix, tokens, columns, format: PhantomData::<F> });
+                products: has_products.then_some(|isa, (matrix, soon), tokens, columns| {
+                    isa.run(Products { matrix, soon, tokens, columns, format: PhantomData::<F> });
                 }),
             }
         }, _ => unreachable!("the model was checked to hold supported types only"))
@@ -377,6 +417,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackTogether<'_, F> {
 /// The products of the tiles of a matrix that lie together with one token.
 struct Products<'a, 'b, F> {
     matrix: &'a Matrix<'a>,
+    soon: &'a [u8],
     tokens: &'a Tokens<'a>,
     columns: &'a mut Columns<'b>,
     format: PhantomData<F>,
@@ -388,9 +429,12 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let activation = self.tokens.first();
-        let tiles = self.matrix.data.chunks_exact(TILE * self.matrix.row_bytes);
-        for (tile, out) in tiles.zip(self.columns.row(0).as_chunks_mut::<TILE>().0) {
-            s.rows_store(F::Rows::product(s, tile, &activation), out);
+        let (data, tile_bytes) = (self.matrix.data, TILE * self.matrix.row_bytes);
+        let out = self.columns.row(0).as_chunks_mut::<TILE>().0;
+        for (index, out) in out.iter_mut().enumerate() {
+            let at = index * tile_bytes;
+            let (tile, ahead) = (&data[at..at + tile_bytes], self.soon.get(at..).unwrap_or_default());
+            s.rows_store(F::Rows::product(s, tile, ahead, &activation), out);
         }
     }
 }
@@ -398,6 +442,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
 /// The dot products of the rows of a matrix of floats with every token's values.
 struct FloatProducts<'a, 'b, F> {
     matrix: &'a Matrix<'a>,
+    soon: &'a [u8],
     x: &'a [f32],
     columns: &'a mut Columns<'b>,
     format: PhantomData<F>,
@@ -428,10 +473,16 @@ impl<F: FloatRows> FloatProducts<'_, '_, F> {
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(&mut self, s: S, token: usize, first: usize) {
         let n = self.matrix.columns;
-        let x: [&[f32]; T] = core::array::from_fn(|t| &self.x[(token + t) * n..(token + t + 1) * n]);
+        let mut x: [&[f32]; T] = [&[]; T];
+        for (t, x) in x.iter_mut().enumerate() {
+            *x = &self.x[(token + t) * n..][..n];
+        }
         let mut out = [[0.0; TILE]; T];
         match self.matrix.tile(first) {
-            Some(tile) if TILE == LANES => F::together(s, tile, &x, &mut out),
+            Some(tile) if TILE == LANES => {
+                let ahead = self.soon.get(first * self.matrix.row_bytes..).unwrap_or_default();
+                F::together(s, tile, ahead, &x, &mut out);
+            }
             _ => F::tile(s, &tile_rows(self.matrix, first), &x, &mut out),
         }
         let width = TILE.min(self.matrix.rows - first);

@@ -1,6 +1,6 @@
 //! Normalisation of rows: root mean square (Zhang and Sennrich 2019) and layer norm (Ba et al. 2016).
 
-use super::math::{dot, sqrt, sum};
+use super::math::{dot, sum};
 use crate::simd::{Kernel, Simd};
 
 /// A vector of f32 weights as it lies in the file: little-endian, at any address.
@@ -32,6 +32,11 @@ impl<'a> Vector<'a> {
     #[inline(always)]
     pub fn iter(&self) -> impl Iterator<Item = f32> + use<'a> {
         self.bytes.iter().map(|&bytes| f32::from_le_bytes(bytes))
+    }
+
+    /// The weights from number `first` on; none of none.
+    pub(crate) fn behind(&self, first: usize) -> Vector<'a> {
+        Vector { bytes: self.bytes.get(first..).unwrap_or_default() }
     }
 
     /// The weights of `range`.
@@ -110,7 +115,7 @@ impl Kernel for RmsInPlace<'_> {
 #[inline(always)]
 fn scale_row<S: Simd>(s: S, row: &mut [f32], weight: Vector<'_>, epsilon: f32) {
     let mean_square = dot(s, row, row) / row.len() as f32;
-    let scale = 1.0 / sqrt(mean_square + epsilon);
+    let scale = 1.0 / s.sqrt(mean_square + epsilon);
     row.iter_mut().zip(weight.iter()).for_each(|(x, w)| *x = *x * scale * w);
 }
 

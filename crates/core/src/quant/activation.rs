@@ -1,7 +1,7 @@
 //! Activations: what a weight row is multiplied with, in floats and, for integer formats, in 8-bit blocks.
 
 use super::q8_0::round_to_i8;
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, padded};
 
 /// The activations of one token, as integers.
 #[derive(Clone, Copy)]
@@ -33,35 +33,54 @@ pub fn n_blocks(columns: usize) -> usize {
 /// Quantizes `x` by blocks: `scale` is the largest magnitude over 127, `q` the nearest integers, ties to even.
 ///
 /// A NaN or an infinity in a block makes its scale NaN or infinite, so that it reaches the logits and is noticed there.
+// Loops with a number, for what iterators call is compiled for another instruction set where it is not inlined.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], scale: &mut [f32], sum: &mut [[i32; 2]]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
-        let mut padded = [0.0; BLOCK];
-        padded[..values.len()].copy_from_slice(values);
+        let values = &whole(values);
         // The bits of magnitudes order as the magnitudes do, with NaN above all: `f32::max` would lose a NaN.
-        let largest = padded.iter().fold(0, |largest, v| largest.max(v.to_bits() & 0x7fff_ffff));
+        let mut largest = 0;
+        for i in 0..BLOCK {
+            let magnitude = values[i].to_bits() & 0x7fff_ffff;
+            largest = if magnitude > largest { magnitude } else { largest };
+        }
         let largest = f32::from_bits(largest);
         scale[block] = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        q[block] = padded.map(|v| round_to_i8(v * inverse));
-        let (halves, _) = q[block].as_chunks::<{ BLOCK / 2 }>();
-        sum[block] = core::array::from_fn(|half| halves[half].iter().map(|&q| i32::from(q)).sum());
+        let (q, sum) = (&mut q[block], &mut sum[block]);
+        *sum = [0; 2];
+        for i in 0..BLOCK / 2 {
+            q[i] = round_to_i8(values[i] * inverse);
+            sum[0] += i32::from(q[i]);
+        }
+        for i in BLOCK / 2..BLOCK {
+            q[i] = round_to_i8(values[i] * inverse);
+            sum[1] += i32::from(q[i]);
+        }
     }
 }
 
 /// Fills in `rest` for values `x` that are already quantized to `q`.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 pub fn quantize_rest(x: &[f32], q: &[[i8; BLOCK]], scale: &[f32], rest: &mut [[i8; BLOCK]]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
-        rest[block] = [0; BLOCK];
+        let (values, q, rest) = (&whole(values), &q[block], &mut rest[block]);
         // A scale that lost bits to underflow has no exact inverse.
-        if !scale[block].is_normal() {
-            continue;
+        let inverse = if scale[block].is_normal() { 1.0 / scale[block] } else { 0.0 };
+        for i in 0..BLOCK {
+            rest[i] = if inverse > 0.0 { round_to_i8((values[i] * inverse - f32::from(q[i])) * REST) } else { 0 };
         }
-        let inverse = 1.0 / scale[block];
-        for ((rest, q), v) in rest[block].iter_mut().zip(&q[block]).zip(values) {
-            *rest = round_to_i8((v * inverse - f32::from(*q)) * REST);
-        }
+    }
+}
+
+/// The values of a block, and zeros where the last one has fewer.
+#[inline(always)]
+fn whole(values: &[f32]) -> [f32; BLOCK] {
+    match values.as_array() {
+        Some(values) => *values,
+        None => padded(values),
     }
 }
 

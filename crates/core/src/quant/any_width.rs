@@ -22,7 +22,7 @@ use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
 use super::tile::{Apart, Cut, Lanes, Together, block_at};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
-use crate::simd::{BLOCK, Simd, TILE, each, each_row};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
 
 /// Weights in a block: two of the activations' blocks.
 pub const WEIGHTS: usize = 2 * BLOCK;
@@ -232,11 +232,12 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
 
     /// The definition's steps in its order, for weights that were never stored.
     #[inline(always)]
-    fn product<S: Simd>(s: S, tile: &[u8], activation: &Activation<'_>) -> S::R {
+    fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
         let cut = AnyWidth::<BITS, BYTES>::CUT;
         let mut total = s.rows_splat(0.0);
         let mut n_blocks = 0;
         for (block, bytes) in tile.chunks(TILE * BYTES).enumerate() {
+            prefetch_block(ahead, block, TILE * BYTES);
             let mut padded = [[0; BYTES]; TILE];
             let bytes = whole_block(cut, bytes, &mut padded, &mut n_blocks, BITS);
             let blocks = Together(bytes, cut);

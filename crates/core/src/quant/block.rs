@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
 use super::tile::{Apart, Cut, Lanes, Together, nibbles_at};
 use crate::half::f32_to_f16;
-use crate::simd::{BLOCK, Simd, TILE, each, each_row};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
@@ -86,10 +86,11 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
 
     /// The definition's steps in its order, for weights that were never stored.
     #[inline(always)]
-    fn product<S: Simd>(s: S, tile: &[u8], activation: &Activation<'_>) -> S::R {
+    fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
         let shape = <Self as Unpack<F>>::SHAPE;
         let mut total = s.rows_splat(0.0);
         for (block, bytes) in tile.chunks_exact(TILE * N).enumerate() {
+            prefetch_block(ahead, block, TILE * N);
             let blocks = Together(bytes, Self::WORDS);
             let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
             let activation_scale = s.rows_splat(activation.scale[block]);

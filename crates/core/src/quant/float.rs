@@ -4,7 +4,7 @@
 
 use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, TILE, padded};
+use crate::simd::{LANES, Simd, TILE, padded, prefetch_block};
 
 /// Rows of which registers hold the sums with several tokens.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
@@ -17,8 +17,8 @@ pub(crate) trait FloatRows {
     const BYTES: usize;
     /// The dot products of each of [`TILE`] rows with each of `T` tokens' values: `out` is (T, TILE).
     fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
-    /// The same, of rows that lie together in `tile`.
-    fn together<S: Simd, const T: usize>(s: S, tile: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
+    /// The same, of rows that lie together in `tile`; asks for as much of `ahead` meanwhile.
+    fn together<S: Simd, const T: usize>(s: S, tile: &[u8], ahead: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
 }
 
 /// The dot products of [`TILE`] rows with the values of `T` tokens, `N` bytes to every [`LANES`] values.
@@ -99,7 +99,7 @@ fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
 #[inline(always)]
 fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     s: S,
-    tile: &[u8],
+    (tile, ahead): (&[u8], &[u8]),
     x: &[&[f32]; T],
     out: &mut [[f32; TILE]; T],
     load: impl Fn(&[u8; N]) -> S::F,
@@ -111,6 +111,9 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     for first in (0..LANES).step_by(GROUP) {
         let mut sums = [[s.splat(0.0); GROUP]; T];
         for (index, chunk) in chunks.iter().enumerate() {
+            if first == 0 {
+                prefetch_block(ahead, index, N * LANES);
+            }
             for lane in 0..GROUP {
                 let w = load(&chunk[first + lane]);
                 for t in 0..T {
@@ -188,10 +191,17 @@ macro_rules! float_format {
             }
 
             #[inline(always)]
-            fn together<S: Simd, const T: usize>(s: S, tile: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]) {
+            fn together<S: Simd, const T: usize>(
+                s: S,
+                tile: &[u8],
+                ahead: &[u8],
+                x: &[&[f32]; T],
+                out: &mut [[f32; TILE]; T],
+            ) {
+                let bytes = (tile, ahead);
                 match T {
-                    1 => together::<S, { $bytes * LANES }, T, LANES_OF_ONE>(s, tile, x, out, |w| s.$load(w)),
-                    _ => together::<S, { $bytes * LANES }, T, LANES_OF_MANY>(s, tile, x, out, |w| s.$load(w)),
+                    1 => together::<S, { $bytes * LANES }, T, LANES_OF_ONE>(s, bytes, x, out, |w| s.$load(w)),
+                    _ => together::<S, { $bytes * LANES }, T, LANES_OF_MANY>(s, bytes, x, out, |w| s.$load(w)),
                 }
             }
         }

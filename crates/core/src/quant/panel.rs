@@ -61,9 +61,10 @@ pub(crate) trait Unpack<F> {
     fn unpack_together<S: Simd>(_: S, _: &[u8], _: usize, _: &mut Panel) {
         unreachable!("rows without a cut lie apart")
     }
-    /// The products of rows that lie together with one token, which meets every weight once: without a panel between.
+    /// The products of rows that lie together with one token, which meets every weight once: without a panel between. What lies in
+    /// `ahead` is asked for meanwhile, block by block.
     #[inline(always)]
-    fn product<S: Simd>(_: S, _: &[u8], _: &Activation<'_>) -> S::R {
+    fn product<S: Simd>(_: S, _: &[u8], _: &[u8], _: &Activation<'_>) -> S::R {
         unreachable!("products of this format are taken from panels")
     }
 }

@@ -156,6 +156,11 @@ pub trait Simd: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// All lanes: lane `i` plus lane `i + 8`, of these eight `i` plus `i + 4`, then `i + 2`, then `i + 1`.
     fn sum(self, v: Self::F) -> f32;
+    /// The square root, correctly rounded (IEEE 754 asks for it, so every machine agrees).
+    #[inline(always)]
+    fn sqrt(self, x: f32) -> f32 {
+        libm::sqrtf(x)
+    }
 
     /// The sum of each vector, as [`Simd::sum`] adds it, one to a lane.
     #[inline(always)]
@@ -410,7 +415,7 @@ impl Isa {
 
 /// Asks the CPU for the bytes soon to be read, without waiting for them.
 #[inline(always)]
-pub(crate) fn prefetch(bytes: &[u8]) {
+fn prefetch(bytes: &[u8]) {
     /// Bytes of a cache line; where lines are longer, some are asked for twice.
     const LINE: usize = 64;
     for line in bytes.iter().step_by(LINE) {
@@ -418,6 +423,14 @@ pub(crate) fn prefetch(bytes: &[u8]) {
         x86::prefetch(line);
         #[cfg(not(target_arch = "x86_64"))]
         let _ = line;
+    }
+}
+
+/// Asks for block `block` of those of `n_bytes` that lie in `ahead`, as far as these reach.
+#[inline(always)]
+pub(crate) fn prefetch_block(ahead: &[u8], block: usize, n_bytes: usize) {
+    if let Some(ahead) = ahead.get(block * n_bytes..) {
+        prefetch(&ahead[..n_bytes.min(ahead.len())]);
     }
 }
 

@@ -104,14 +104,14 @@ fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     activations.quantize(isa, &x, columns, &[&matrix]);
     let crew = Crew { isa, workers: &Single };
     let mut out = vec![0.0; 5 * n_rows];
-    matmul(crew, (&matrix, 0), Vector::EMPTY, &x, &activations, &mut out);
+    matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), &x, &activations, &mut out);
     let bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
     assert_eq!(bits[2 * n_rows..3 * n_rows], bits[4 * n_rows..], "alone or in a batch");
     // One token of its own takes another way through rows that lie together.
     for token in 0..4 {
         let x = &x[token * columns..][..columns];
         activations.quantize(isa, x, columns, &[&matrix]);
-        matmul(crew, (&matrix, 0), Vector::EMPTY, x, &activations, &mut out[..n_rows]);
+        matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut out[..n_rows]);
         let alone = out[..n_rows].iter().map(|x| x.to_bits());
         assert!(alone.eq(bits[token * n_rows..][..n_rows].iter().copied()), "{} alone", matrix.kind.name());
     }

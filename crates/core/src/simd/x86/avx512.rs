@@ -1,6 +1,6 @@
 //! AVX-512: one register to a vector.
 
-use super::sum_eight;
+use super::{square_root, sum_eight};
 use crate::half::E5M3_OFFSET;
 use crate::simd::{LANES, Simd, TILE, each, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
@@ -128,6 +128,12 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         // SAFETY: the token proves the instructions.
         unsafe { _mm512_mul_ps(a, b) }
+    }
+    /// `libm` has an instruction of SSE for it, encoded without the prefix of AVX: between vectors it costs as much as a norm.
+    #[inline(always)]
+    fn sqrt(self, x: f32) -> f32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { square_root(x) }
     }
     #[inline(always)]
     fn sum(self, v: Self::F) -> f32 {

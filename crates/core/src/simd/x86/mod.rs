@@ -94,6 +94,13 @@ pub(super) fn prefetch(byte: &u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(byte).cast()) }
 }
 
+/// The square root, in the encoding of the caller's instruction set.
+#[inline(always)]
+unsafe fn square_root(x: f32) -> f32 {
+    // SAFETY: SSE is part of x86-64.
+    unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
+}
+
 /// Eight lanes to one, by [`Simd::sum`]'s tree.
 #[inline(always)]
 unsafe fn sum_eight(v: __m256) -> f32 {
