@@ -319,7 +319,7 @@ fn integer_products(
         rest: activations.rest,
     };
     let mut done = 0;
-    if let Some(products) = unpacker.products.filter(|_| matrix.together && columns.n_rows() == 1) {
+    if let Some(products) = unpacker.products.filter(|_| columns.n_rows() == 1) {
         products(isa, (matrix, soon), &tokens, columns);
         done = matrix.rows / TILE * TILE;
         if done == matrix.rows {
@@ -333,13 +333,15 @@ fn integer_products(
         let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
         let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE)).data;
         // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
-        let ahead = if tile.is_some() { soon.get(first * matrix.row_bytes..).unwrap_or_default() } else { next };
+        let soon = soon.get(first * matrix.row_bytes..).unwrap_or_default();
         let share = (width * matrix.row_bytes).div_ceil(n_panels);
         for index in 0..n_panels {
-            prefetch_block(ahead, index, share);
             match tile {
-                Some(tile) => (unpacker.unpack_together)(isa, tile, index, &mut panel),
-                None => (unpacker.unpack)(isa, &rows, index, &mut panel),
+                Some(tile) => {
+                    prefetch_block(soon, index, share);
+                    (unpacker.unpack_together)(isa, tile, index, &mut panel);
+                }
+                None => (unpacker.unpack)(isa, &rows, next, index, &mut panel),
             }
             let out = Tile { columns, at: first, width };
             multiply(isa, unpacker.shape, &panel, index * unpacker.n_blocks, &tokens, out);
@@ -351,9 +353,9 @@ fn integer_products(
 struct Unpacker {
     shape: Shape,
     n_blocks: usize,
-    unpack: fn(Isa, &[&[u8]; TILE], usize, &mut Panel),
+    unpack: fn(Isa, &[&[u8]; TILE], &[u8], usize, &mut Panel),
     unpack_together: fn(Isa, &[u8], usize, &mut Panel),
-    /// The products of all tiles that lie together with one token.
+    /// The products of all whole tiles with one token.
     products: Option<fn(Isa, (&Matrix<'_>, &[u8]), &Tokens<'_>, &mut Columns<'_>)>,
 }
 
@@ -366,8 +368,8 @@ impl Unpacker {
             Unpacker {
                 shape: <Rows<F> as Unpack<F>>::SHAPE,
                 n_blocks: <Rows<F> as Unpack<F>>::N_BLOCKS,
-                unpack: |isa, rows, index, panel| {
-                    isa.run(UnpackPanel { rows, index, panel, format: PhantomData::<F> });
+                unpack: |isa, rows, ahead, index, panel| {
+                    isa.run(UnpackPanel { rows, ahead, index, panel, format: PhantomData::<F> });
                 },
                 unpack_together: |isa, tile, index, panel| {
                     isa.run(UnpackTogether { tile, index, panel, format: PhantomData::<F> });
@@ -383,6 +385,7 @@ impl Unpacker {
 /// Fills in one panel.
 struct UnpackPanel<'a, 'b, F> {
     rows: &'a [&'b [u8]; TILE],
+    ahead: &'a [u8],
     index: usize,
     panel: &'a mut Panel,
     format: PhantomData<F>,
@@ -393,7 +396,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackPanel<'_, '_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        F::Rows::unpack(s, self.rows, self.index, self.panel);
+        F::Rows::unpack(s, self.rows, self.ahead, self.index, self.panel);
     }
 }
 
@@ -414,7 +417,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackTogether<'_, F> {
     }
 }
 
-/// The products of the tiles of a matrix that lie together with one token.
+/// The products of the whole tiles of a matrix with one token.
 struct Products<'a, 'b, F> {
     matrix: &'a Matrix<'a>,
     soon: &'a [u8],
@@ -433,8 +436,13 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
         let out = self.columns.row(0).as_chunks_mut::<TILE>().0;
         for (index, out) in out.iter_mut().enumerate() {
             let at = index * tile_bytes;
-            let (tile, ahead) = (&data[at..at + tile_bytes], self.soon.get(at..).unwrap_or_default());
-            s.rows_store(F::Rows::product(s, tile, ahead, &activation), out);
+            let (tile, behind) = data[at..].split_at(tile_bytes);
+            let products = if self.matrix.together {
+                F::Rows::product(s, tile, self.soon.get(at..).unwrap_or_default(), &activation)
+            } else {
+                F::Rows::product_apart(s, &tile_rows(self.matrix, index * TILE), behind, &activation)
+            };
+            s.rows_store(products, out);
         }
     }
 }

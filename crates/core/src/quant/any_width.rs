@@ -23,6 +23,7 @@ use super::tile::{Apart, Cut, Lanes, Together, block_at};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
 use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
+use core::ops::Range;
 
 /// Weights in a block: two of the activations' blocks.
 pub const WEIGHTS: usize = 2 * BLOCK;
@@ -200,13 +201,14 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
     const HAS_PRODUCT: bool = true;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
         let bytes = BLOCKS / 2 * BYTES;
         let end = rows[0].len().min((index + 1) * bytes);
         let rows = each_row!(r => &rows[r][index * bytes..end]);
         let (n_whole, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
         let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
         for block in 0..n_whole {
+            prefetch_block(ahead, index * BLOCKS / 2 + block, TILE * BYTES);
             fill::<S, BITS, BYTES>(s, Apart(&each_row!(r => &all[r][block])), block, panel);
         }
         if rest > 0 {
@@ -230,7 +232,6 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         }
     }
 
-    /// The definition's steps in its order, for weights that were never stored.
     #[inline(always)]
     fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
         let cut = AnyWidth::<BITS, BYTES>::CUT;
@@ -240,20 +241,53 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
             prefetch_block(ahead, block, TILE * BYTES);
             let mut padded = [[0; BYTES]; TILE];
             let bytes = whole_block(cut, bytes, &mut padded, &mut n_blocks, BITS);
-            let blocks = Together(bytes, cut);
-            let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
-            for half in 0..2 {
-                let at = 2 * block + half;
-                if at < n_blocks {
-                    let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
-                    let sum = block_sum(s, <Self as Unpack<AnyWidth<BITS, BYTES>>>::SHAPE, levels, activation, at);
-                    let scale = s.rows_mul(scale, s.rows_splat(activation.scale[at]));
-                    total = s.rows_add(total, s.rows_mul(sum, scale));
-                }
-            }
+            let halves = 2 * block..n_blocks;
+            total = add_block::<S, BITS, BYTES>(s, total, Together(bytes, cut), halves, activation);
         }
         total
     }
+
+    #[inline(always)]
+    fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
+        let (n_whole, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
+        let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
+        let mut total = s.rows_splat(0.0);
+        for block in 0..n_whole {
+            prefetch_block(ahead, block, TILE * BYTES);
+            let (blocks, halves) = (each_row!(r => &all[r][block]), 2 * block..2 * block + 2);
+            total = add_block::<S, BITS, BYTES>(s, total, Apart(&blocks), halves, activation);
+        }
+        if rest > 0 {
+            let padded = each_row!(r => AnyWidth::<BITS, BYTES>::padded(&rows[r][n_whole * BYTES..]));
+            let (blocks, halves) = (each_row!(r => &padded[r]), 2 * n_whole..2 * n_whole + n_halves(BITS, rest));
+            total = add_block::<S, BITS, BYTES>(s, total, Apart(&blocks), halves, activation);
+        }
+        total
+    }
+}
+
+/// `total` and the products of a block, whose halves meet the activations' blocks `halves`: the definition's steps in its order, for
+/// weights that were never stored.
+#[inline(always)]
+fn add_block<S: Simd, const BITS: usize, const BYTES: usize>(
+    s: S,
+    mut total: S::R,
+    blocks: impl Lanes<BYTES>,
+    halves: Range<usize>,
+    activation: &Activation<'_>,
+) -> S::R {
+    let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
+    for half in 0..2 {
+        let at = halves.start + half;
+        if at < halves.end {
+            let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
+            let shape = <Rows as Unpack<AnyWidth<BITS, BYTES>>>::SHAPE;
+            let sum = block_sum(s, shape, levels, activation, at);
+            let scale = s.rows_mul(scale, s.rows_splat(activation.scale[at]));
+            total = s.rows_add(total, s.rows_mul(sum, scale));
+        }
+    }
+    total
 }
 
 /// How many of the two halves of a last block of `rest` bytes have weights, and so activations.

@@ -49,6 +49,29 @@ impl<const N: usize> Rows<N> {
     }
 }
 
+impl<const N: usize> Rows<N> {
+    /// `total` and the products of block `block`: the definition's steps in its order, for weights that were never stored.
+    #[inline(always)]
+    fn add_block<S: Simd, F: Block<N>>(
+        s: S,
+        total: S::R,
+        blocks: impl Lanes<N>,
+        block: usize,
+        activation: &Activation<'_>,
+    ) -> S::R {
+        let shape = <Self as Unpack<F>>::SHAPE;
+        let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
+        let activation_scale = s.rows_splat(activation.scale[block]);
+        let [first, second] = activation.sum[block];
+        let sum = dot(s, shape, weights, &activation.q[block], first + second);
+        let total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
+        let Some(at) = F::MIN_AT else { return total };
+        let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(-(first + second) as f32));
+        let min_scale = s.rows_mul(s.halves(blocks.half(s, at)), activation_scale);
+        s.rows_add(total, s.rows_mul(below, min_scale))
+    }
+}
+
 impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
     const SHAPE: Shape = Shape {
         signed: F::BIAS.is_none(),
@@ -64,12 +87,13 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
     const HAS_PRODUCT: bool = true;
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
         let first = index * BLOCKS;
         panel.n_blocks = (rows[0].len() / N - first).min(BLOCKS);
         let end = first + panel.n_blocks;
         let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[first..end]);
         for block in 0..panel.n_blocks {
+            prefetch_block(ahead, first + block, TILE * N);
             let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
             Self::fill::<S, F>(s, Apart(&blocks), block, panel);
         }
@@ -84,24 +108,25 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
         }
     }
 
-    /// The definition's steps in its order, for weights that were never stored.
     #[inline(always)]
     fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
-        let shape = <Self as Unpack<F>>::SHAPE;
         let mut total = s.rows_splat(0.0);
         for (block, bytes) in tile.chunks_exact(TILE * N).enumerate() {
             prefetch_block(ahead, block, TILE * N);
-            let blocks = Together(bytes, Self::WORDS);
-            let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
-            let activation_scale = s.rows_splat(activation.scale[block]);
-            let [first, second] = activation.sum[block];
-            let sum = dot(s, shape, weights, &activation.q[block], first + second);
-            total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
-            if let Some(at) = F::MIN_AT {
-                let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(-(first + second) as f32));
-                let min_scale = s.rows_mul(s.halves(blocks.half(s, at)), activation_scale);
-                total = s.rows_add(total, s.rows_mul(below, min_scale));
-            }
+            total = Self::add_block::<S, F>(s, total, Together(bytes, Self::WORDS), block, activation);
+        }
+        total
+    }
+
+    #[inline(always)]
+    fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
+        let n_blocks = rows[0].len() / N;
+        let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[..n_blocks]);
+        let mut total = s.rows_splat(0.0);
+        for block in 0..n_blocks {
+            prefetch_block(ahead, block, TILE * N);
+            let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
+            total = Self::add_block::<S, F>(s, total, Apart(&blocks), block, activation);
         }
         total
     }

@@ -54,8 +54,8 @@ pub(crate) trait Unpack<F> {
     const CUT: Option<Cut> = None;
     /// Whether there is a [`Unpack::product`].
     const HAS_PRODUCT: bool = false;
-    /// Fills in panel `index` of a tile of rows.
-    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel);
+    /// Fills in panel `index` of a tile of rows; asks for a like part of `ahead` meanwhile.
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel);
     /// The same, of rows that lie together.
     #[inline(always)]
     fn unpack_together<S: Simd>(_: S, _: &[u8], _: usize, _: &mut Panel) {
@@ -65,6 +65,11 @@ pub(crate) trait Unpack<F> {
     /// `ahead` is asked for meanwhile, block by block.
     #[inline(always)]
     fn product<S: Simd>(_: S, _: &[u8], _: &[u8], _: &Activation<'_>) -> S::R {
+        unreachable!("products of this format are taken from panels")
+    }
+    /// The same, of rows as a file has them.
+    #[inline(always)]
+    fn product_apart<S: Simd>(_: S, _: &[&[u8]; TILE], _: &[u8], _: &Activation<'_>) -> S::R {
         unreachable!("products of this format are taken from panels")
     }
 }

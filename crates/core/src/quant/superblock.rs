@@ -8,7 +8,7 @@
 use super::panel::{Panel, Row, Shape, Unpack};
 use super::tile::{Apart, Cut, Lanes, Together};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Simd, TILE, each_row};
+use crate::simd::{BLOCK, Simd, TILE, each_row, prefetch_block};
 use core::borrow::Borrow;
 
 /// Values in a superblock of eight blocks.
@@ -200,7 +200,8 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     const CUT: Option<Cut> = if F::BY_WORDS { Some(Cut::words(N)) } else { None };
 
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], index: usize, panel: &mut Panel) {
+    fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
+        prefetch_block(ahead, index, TILE * N);
         let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
         Self::fill::<S, F>(s, Apart(&superblocks), panel);
     }
