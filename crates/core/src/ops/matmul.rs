@@ -273,6 +273,21 @@ pub fn matmul(
     });
 }
 
+/// The rows of a matrix that are one task's.
+struct Part<'a> {
+    matrix: Matrix<'a>,
+    /// What products of them ask for, as far ahead of each byte that they read.
+    soon: &'a [u8],
+}
+
+impl Part<'_> {
+    /// What to ask for while the tile from row `first` on is read.
+    #[inline(always)]
+    fn ahead(&self, first: usize) -> &[u8] {
+        self.soon.get(first * self.matrix.row_bytes..).unwrap_or_default()
+    }
+}
+
 /// The products of those rows of `matrix` whose columns, from `first` on, are a task's; where rows lie together, in whole tiles.
 fn products(
     isa: Isa,
@@ -282,12 +297,10 @@ fn products(
     mut columns: Columns<'_>,
 ) {
     let rows = columns.range().start - first..columns.range().end - first;
-    let soon = matrix.soon(rows.start);
-    let part = &matrix.slice(rows.clone());
+    let part = &Part { matrix: matrix.slice(rows.clone()), soon: matrix.soon(rows.start) };
     with_floats!(matrix.kind, F => {
-        let format = PhantomData::<F>;
-        isa.run(FloatProducts { matrix: part, soon, x, columns: &mut columns, format });
-    }, _ => integer_products(isa, (part, soon), activations, &mut columns));
+        isa.run(FloatProducts { part, x, columns: &mut columns, format: PhantomData::<F> });
+    }, _ => integer_products(isa, part, activations, &mut columns));
     if !bias.is_empty() {
         let bias = bias.slice(rows);
         for token in 0..columns.n_rows() {
@@ -303,13 +316,8 @@ fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
 }
 
 /// The dot products of the rows of a matrix of an integer format with every activation, tile by tile and panel by panel.
-/// What lies in `soon` is asked for as far as they get.
-fn integer_products(
-    isa: Isa,
-    (matrix, soon): (&Matrix<'_>, &[u8]),
-    activations: &Activations<'_>,
-    columns: &mut Columns<'_>,
-) {
+fn integer_products(isa: Isa, part: &Part<'_>, activations: &Activations<'_>, columns: &mut Columns<'_>) {
+    let matrix = &part.matrix;
     let unpacker = Unpacker::new(matrix.kind);
     let tokens = Tokens {
         n_blocks: n_blocks(matrix.columns),
@@ -320,7 +328,7 @@ fn integer_products(
     };
     let mut done = 0;
     if let Some(products) = unpacker.products.filter(|_| columns.n_rows() == 1) {
-        products(isa, (matrix, soon), &tokens, columns);
+        products(isa, part, &tokens, columns);
         done = matrix.rows / TILE * TILE;
         if done == matrix.rows {
             return;
@@ -333,12 +341,11 @@ fn integer_products(
         let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
         let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE)).data;
         // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
-        let soon = soon.get(first * matrix.row_bytes..).unwrap_or_default();
         let share = (width * matrix.row_bytes).div_ceil(n_panels);
         for index in 0..n_panels {
             match tile {
                 Some(tile) => {
-                    prefetch_block(soon, index, share);
+                    prefetch_block(part.ahead(first), index, share);
                     (unpacker.unpack_together)(isa, tile, index, &mut panel);
                 }
                 None => (unpacker.unpack)(isa, &rows, next, index, &mut panel),
@@ -349,14 +356,17 @@ fn integer_products(
     }
 }
 
+/// Fills in a panel from rows as a file has them, and asks for bytes meanwhile.
+type UnpackApart = fn(Isa, &[&[u8]; TILE], &[u8], usize, &mut Panel);
+
 /// What there is to know of an integer format.
 struct Unpacker {
     shape: Shape,
     n_blocks: usize,
-    unpack: fn(Isa, &[&[u8]; TILE], &[u8], usize, &mut Panel),
+    unpack: UnpackApart,
     unpack_together: fn(Isa, &[u8], usize, &mut Panel),
     /// The products of all whole tiles with one token.
-    products: Option<fn(Isa, (&Matrix<'_>, &[u8]), &Tokens<'_>, &mut Columns<'_>)>,
+    products: Option<fn(Isa, &Part<'_>, &Tokens<'_>, &mut Columns<'_>)>,
 }
 
 impl Unpacker {
@@ -374,8 +384,8 @@ impl Unpacker {
                 unpack_together: |isa, tile, index, panel| {
                     isa.run(UnpackTogether { tile, index, panel, format: PhantomData::<F> });
                 },
-                products: has_products.then_some(|isa, (matrix, soon), tokens, columns| {
-                    isa.run(Products { matrix, soon, tokens, columns, format: PhantomData::<F> });
+                products: has_products.then_some(|isa, part, tokens, columns| {
+                    isa.run(Products { part, tokens, columns, format: PhantomData::<F> });
                 }),
             }
         }, _ => unreachable!("the model was checked to hold supported types only"))
@@ -419,8 +429,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackTogether<'_, F> {
 
 /// The products of the whole tiles of a matrix with one token.
 struct Products<'a, 'b, F> {
-    matrix: &'a Matrix<'a>,
-    soon: &'a [u8],
+    part: &'a Part<'a>,
     tokens: &'a Tokens<'a>,
     columns: &'a mut Columns<'b>,
     format: PhantomData<F>,
@@ -432,15 +441,15 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let activation = self.tokens.first();
-        let (data, tile_bytes) = (self.matrix.data, TILE * self.matrix.row_bytes);
+        let matrix = &self.part.matrix;
+        let tile_bytes = TILE * matrix.row_bytes;
         let out = self.columns.row(0).as_chunks_mut::<TILE>().0;
         for (index, out) in out.iter_mut().enumerate() {
-            let at = index * tile_bytes;
-            let (tile, behind) = data[at..].split_at(tile_bytes);
-            let products = if self.matrix.together {
-                F::Rows::product(s, tile, self.soon.get(at..).unwrap_or_default(), &activation)
+            let (tile, behind) = matrix.data[index * tile_bytes..].split_at(tile_bytes);
+            let products = if matrix.together {
+                F::Rows::product(s, tile, self.part.ahead(index * TILE), &activation)
             } else {
-                F::Rows::product_apart(s, &tile_rows(self.matrix, index * TILE), behind, &activation)
+                F::Rows::product_apart(s, &tile_rows(matrix, index * TILE), behind, &activation)
             };
             s.rows_store(products, out);
         }
@@ -449,8 +458,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
 
 /// The dot products of the rows of a matrix of floats with every token's values.
 struct FloatProducts<'a, 'b, F> {
-    matrix: &'a Matrix<'a>,
-    soon: &'a [u8],
+    part: &'a Part<'a>,
     x: &'a [f32],
     columns: &'a mut Columns<'b>,
     format: PhantomData<F>,
@@ -462,7 +470,7 @@ impl<F: FloatRows> Kernel for FloatProducts<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let n_tokens = self.columns.n_rows();
-        for first in (0..self.matrix.rows).step_by(TILE) {
+        for first in (0..self.part.matrix.rows).step_by(TILE) {
             let mut token = 0;
             while IN_BATCHES && token + TOKENS <= n_tokens {
                 self.tile::<S, TOKENS>(s, token, first);
@@ -480,20 +488,20 @@ impl<F: FloatRows> FloatProducts<'_, '_, F> {
     /// The tile from row `first` on with `T` tokens from `token` on.
     #[inline(always)]
     fn tile<S: Simd, const T: usize>(&mut self, s: S, token: usize, first: usize) {
-        let n = self.matrix.columns;
+        let matrix = &self.part.matrix;
+        let n = matrix.columns;
         let mut x: [&[f32]; T] = [&[]; T];
         for (t, x) in x.iter_mut().enumerate() {
             *x = &self.x[(token + t) * n..][..n];
         }
         let mut out = [[0.0; TILE]; T];
-        match self.matrix.tile(first) {
+        match matrix.tile(first) {
             Some(tile) if TILE == LANES => {
-                let ahead = self.soon.get(first * self.matrix.row_bytes..).unwrap_or_default();
-                F::together(s, tile, ahead, &x, &mut out);
+                F::together(s, tile, self.part.ahead(first), &x, &mut out);
             }
-            _ => F::tile(s, &tile_rows(self.matrix, first), &x, &mut out),
+            _ => F::tile(s, &tile_rows(matrix, first), &x, &mut out),
         }
-        let width = TILE.min(self.matrix.rows - first);
+        let width = TILE.min(matrix.rows - first);
         for (t, products) in out.iter().enumerate() {
             self.columns.row(token + t)[first..first + width].copy_from_slice(&products[..width]);
         }
