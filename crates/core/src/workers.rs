@@ -143,4 +143,19 @@ mod tests {
         }
         assert!(out.iter().enumerate().all(|(i, &x)| x == i as f32));
     }
+
+    #[test]
+    fn a_task_may_part_its_columns() {
+        let mut out = vec![0.0; 2 * 8];
+        split(&Single, &mut out, (8, 1..7), 4, (&mut [], 0), &|_, mut columns| {
+            let Range { start, end } = columns.range();
+            for own in [start..start + 1, start + 1..end] {
+                let mut part = columns.part(own.clone());
+                assert_eq!((part.n_rows(), part.range()), (2, own.clone()));
+                part.row(1).fill(own.start as f32);
+            }
+        });
+        assert_eq!(out[..8], [0.0; 8]);
+        assert_eq!(out[8..], [0.0, 1.0, 2.0, 2.0, 2.0, 5.0, 6.0, 0.0]);
+    }
 }

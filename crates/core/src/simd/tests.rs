@@ -107,8 +107,8 @@ fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), &x, &activations, &mut out);
     let bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
     assert_eq!(bits[2 * n_rows..3 * n_rows], bits[4 * n_rows..], "alone or in a batch");
-    // One token of its own takes another way through rows that lie together.
-    for token in 0..4 {
+    // One token of its own meets rows without a panel between; once is enough for Miri.
+    for token in 0..if cfg!(miri) { 1 } else { 4 } {
         let x = &x[token * columns..][..columns];
         activations.quantize(isa, x, columns, &[&matrix]);
         matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut out[..n_rows]);
