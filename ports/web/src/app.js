@@ -28,6 +28,9 @@ function ready(isReady) {
   text.setAttribute("aria-busy", "false");
 }
 
+/** What a browser says, to be put into a sentence. */
+const said = (message) => message.replace(/\.$/, "");
+
 function open(from) {
   asked = from;
   ready(false);
@@ -55,7 +58,7 @@ const SHOWN = {
   opened({ plan, name, kept, notKept }) {
     current = name;
     showModels(element("models"), kept, current, actions);
-    model.textContent = `${title(name)} is open${notKept ? `, but not kept in this browser: ${notKept}` : ""}.`;
+    model.textContent = `${title(name)} is open${notKept ? `, but not kept in this browser: ${said(notKept)}` : ""}.`;
     showPlan(plan);
     ready(true);
   },
@@ -76,9 +79,9 @@ const SHOWN = {
   failed({ of, message }) {
     if (of === "open") {
       const still = current === undefined ? "" : ` ${title(current)} is still open.`;
-      model.textContent = `${title(asked.name)} was not opened: ${message}.${still}`;
+      model.textContent = `${title(asked.name)} was not opened: ${said(message)}.${still}`;
     } else {
-      state.textContent = `That did not work: ${message}.`;
+      state.textContent = `That did not work: ${said(message)}.`;
     }
     ready(current !== undefined);
   },
