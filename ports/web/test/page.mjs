@@ -16,6 +16,9 @@ const IS_CONTROLLED = `navigator.serviceWorker.controller?.state === "activated"
 /** Bytes of the worker's JavaScript beside linear memory: less than any copy of the model. */
 const BESIDE_BYTES = 1 << 20;
 
+/** What a full browser has left: less than a model, more than nothing. */
+const ROOM_BYTES = 1_300_000;
+
 function same(what, found, wanted) {
   if (found !== wanted) {
     throw new Error(`${what}: ${JSON.stringify(found)}, not ${JSON.stringify(wanted)}`);
@@ -126,12 +129,19 @@ async function drops(page, origin) {
   await page.until(`document.querySelector("#model").textContent === "mine.gguf is open."`);
   same("the text of a dropped model", await written(page), expected.text);
   console.log(await beside(page));
-  await page.call("Storage.overrideQuotaForOrigin", { origin, quotaSize: 1 });
+  // There is room for a part of it.
+  const quotaSize = (await page.value("navigator.storage.estimate().then(({ usage }) => usage)")) + ROOM_BYTES;
+  await page.call("Storage.overrideQuotaForOrigin", { origin, quotaSize });
   await page.drop(".drop", other);
   await page.until(`document.querySelector("#model").textContent.startsWith("other.gguf is open, but not kept")`);
   same("the text of a model that is not kept", await written(page), expected.text);
   await page.call("Storage.overrideQuotaForOrigin", { origin });
   same("the models that are kept", await page.value(`[...document.querySelectorAll("#models .name")].map(e => e.firstChild.data).join()`), "The built-in model,mine.gguf");
+  for (const [name, said] of [["mine.gguf", "mine.gguf is open."], ["The built-in model", "The built-in model is open."]]) {
+    await page.click(`button[aria-label="Open ${name}"]`);
+    await page.until(`document.querySelector("#model").textContent === "${said}" && ${IS_OPEN}`);
+    same(`the text of ${name}, opened again`, await written(page), expected.text);
+  }
 }
 
 /** What there is to see, in both schemes and on a phone, where nothing is wider than the page. */
