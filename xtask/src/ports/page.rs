@@ -32,10 +32,11 @@ pub(super) const MODEL: &str = "models/tales.gguf";
 
 /// Where the page is put together.
 pub(super) fn folder() -> Result<PathBuf, String> {
-    empty_or_not(&ports_folder()?.join("web"))
+    made(&ports_folder()?.join("web"))
 }
 
-fn empty_or_not(folder: &Path) -> Result<PathBuf, String> {
+/// The folder, which is there from now on.
+fn made(folder: &Path) -> Result<PathBuf, String> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder.into())
 }
@@ -112,7 +113,7 @@ pub(super) fn as_package(expected: &str, context_tokens: usize, n_new: usize) ->
     if user.exists() {
         std::fs::remove_dir_all(&user).map_err(|error| format!("{}: {error}", user.display()))?;
     }
-    empty_or_not(&user)?;
+    made(&user)?;
     let packed = output(
         program("npm", &["pack", "--json", "--silent", "--pack-destination"]).arg(&user).current_dir(folder()?),
     )?;
