@@ -37,6 +37,7 @@ const FURTHER: &[(&str, &str)] = &[
     ("avr-gcc", "avr-libc"),
     ("simavr", "simavr"),
     ("chromium", "chromium"),
+    ("npm", "npm"),
 ];
 
 /// A copy of the requirements that were installed, so that a second run has nothing to do.

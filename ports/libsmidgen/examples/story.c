@@ -68,6 +68,20 @@ static int tell(smidgen_session *session, const char *prompt, size_t n_new)
     return 0;
 }
 
+/* Whether the spans of a session are its memory: what a program that shows a plan would list. */
+static int sums_to(const uint8_t *model, size_t model_bytes, const smidgen_limits *limits, size_t memory_bytes)
+{
+    smidgen_span spans[32];
+    size_t n_spans = 0, sum = 0, i;
+    if (!check(smidgen_spans(model, model_bytes, limits, spans, 32, &n_spans)) || n_spans > 32) {
+        return 0;
+    }
+    for (i = 0; i < n_spans; i++) {
+        sum += spans[i].bytes;
+    }
+    return sum == memory_bytes;
+}
+
 int main(int argc, char **argv)
 {
     smidgen_limits limits = {.context_tokens = 64, .batch_tokens = 1, .text_bytes = 256, .candidates = 40, .cache = 0};
@@ -84,7 +98,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s: cannot be read\n", argv[1]);
         return 2;
     }
-    if (check(smidgen_memory_bytes(model, model_bytes, &limits, &memory_bytes))) {
+    if (check(smidgen_memory_bytes(model, model_bytes, &limits, &memory_bytes))
+        && sums_to(model, model_bytes, &limits, memory_bytes)) {
         memory = malloc(memory_bytes);
         if (memory != NULL && check(smidgen_open(model, model_bytes, &limits, memory, memory_bytes, &session))) {
             status = tell(session, argv[2], strtoul(argv[3], NULL, 10));

@@ -43,6 +43,16 @@ typedef struct smidgen_limits {
   uint32_t cache;
 } smidgen_limits;
 
+// One consumer of a session's memory.
+typedef struct smidgen_span {
+  // What it holds: `name_bytes` bytes of ASCII without a zero behind them, never freed.
+  const char *name;
+  // Bytes of the name.
+  size_t name_bytes;
+  // Bytes that it takes; 0 for what this model does without.
+  size_t bytes;
+} smidgen_span;
+
 // How tokens are chosen.
 typedef struct smidgen_sampling_params {
   // Logits are divided by this; 0 takes the likeliest token.
@@ -55,6 +65,10 @@ typedef struct smidgen_sampling_params {
   uint32_t top_k;
   // The seed of the draw.
   uint64_t seed;
+  // Logits of recent tokens are divided by this if positive and multiplied with it if negative; 1 for no change.
+  float repeat_penalty;
+  // How many of the last tokens, the prompt's among them, are recent.
+  uint32_t repeat_last_n;
 } smidgen_sampling_params;
 
 #ifdef __cplusplus
@@ -69,6 +83,18 @@ enum smidgen_status smidgen_memory_bytes(const uint8_t *model,
                                          size_t model_bytes,
                                          const struct smidgen_limits *wanted,
                                          size_t *memory_bytes);
+
+// Lists what the memory of a session is for: up to `room` spans go to `spans`, and how many there are to `n_spans`. Together they
+// are what [`smidgen_memory_bytes`] says.
+//
+// # Safety
+// As [`smidgen_memory_bytes`]; `spans` points to room for `room` spans, `n_spans` to one number.
+enum smidgen_status smidgen_spans(const uint8_t *model,
+                                  size_t model_bytes,
+                                  const struct smidgen_limits *wanted,
+                                  struct smidgen_span *spans,
+                                  size_t room,
+                                  size_t *n_spans);
 
 // Opens the model in `memory` and writes the session to `session`.
 //
@@ -140,7 +166,7 @@ enum smidgen_status smidgen_forward(struct smidgen_session *session,
 enum smidgen_status smidgen_sampling(struct smidgen_session *session,
                                      const struct smidgen_sampling_params *sampling);
 
-// Chooses a token by the logits of the last [`smidgen_forward`]; 0 before there was one.
+// Chooses a token by the logits of the last [`smidgen_forward`], which a penalty changes; 0 before there was one.
 //
 // # Safety
 // As [`smidgen_n_vocab`].

@@ -7,9 +7,9 @@
 mod session;
 
 use core::slice;
-use session::{Session, parts};
+use session::{Parts, Session};
 use smidgen_core::kv::CacheType;
-use smidgen_core::plan::Limits;
+use smidgen_core::plan::{Limits, Span};
 use smidgen_core::sample::SampleParams;
 use smidgen_core::tokenizer::Encode;
 
@@ -65,6 +65,22 @@ pub struct SmidgenSampling {
     pub top_k: u32,
     /// The seed of the draw.
     pub seed: u64,
+    /// Logits of recent tokens are divided by this if positive and multiplied with it if negative; 1 for no change.
+    pub repeat_penalty: f32,
+    /// How many of the last tokens, the prompt's among them, are recent.
+    pub repeat_last_n: u32,
+}
+
+/// One consumer of a session's memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct SmidgenSpan {
+    /// What it holds: `name_bytes` bytes of ASCII without a zero behind them, never freed.
+    pub name: *const core::ffi::c_char,
+    /// Bytes of the name.
+    pub name_bytes: usize,
+    /// Bytes that it takes; 0 for what this model does without.
+    pub bytes: usize,
 }
 
 fn limits(limits: &SmidgenLimits) -> Option<Limits> {
@@ -96,9 +112,48 @@ pub unsafe extern "C" fn smidgen_memory_bytes(
     let Some(limits) = limits(wanted) else { return SmidgenStatus::Argument };
     // SAFETY: as the caller promises.
     let model = unsafe { slice::from_raw_parts(model, model_bytes) };
-    match parts(model, &limits, wanted) {
+    match Parts::new(model, &limits, wanted) {
         Ok(parts) => {
             *out = parts.sum();
+            SmidgenStatus::Done
+        }
+        Err(status) => status,
+    }
+}
+
+/// Lists what the memory of a session is for: up to `room` spans go to `spans`, and how many there are to `n_spans`. Together they
+/// are what [`smidgen_memory_bytes`] says.
+///
+/// # Safety
+/// As [`smidgen_memory_bytes`]; `spans` points to room for `room` spans, `n_spans` to one number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn smidgen_spans(
+    model: *const u8,
+    model_bytes: usize,
+    wanted: *const SmidgenLimits,
+    spans: *mut SmidgenSpan,
+    room: usize,
+    n_spans: *mut usize,
+) -> SmidgenStatus {
+    // SAFETY: as the caller promises.
+    let (wanted, out) = unsafe { (wanted.as_ref(), n_spans.as_mut()) };
+    let (false, false, Some(wanted), Some(out)) = (model.is_null(), spans.is_null(), wanted, out) else {
+        return SmidgenStatus::Argument;
+    };
+    let Some(limits) = limits(wanted) else { return SmidgenStatus::Argument };
+    // SAFETY: as the caller promises.
+    let model = unsafe { slice::from_raw_parts(model, model_bytes) };
+    match Parts::new(model, &limits, wanted) {
+        Ok(parts) => {
+            *out = 0;
+            for Span { name, bytes } in parts.spans() {
+                if *out < room {
+                    let span = SmidgenSpan { name: name.as_ptr().cast(), name_bytes: name.len(), bytes };
+                    // SAFETY: there is room for more than this many.
+                    unsafe { spans.add(*out).write(span) };
+                }
+                *out += 1;
+            }
             SmidgenStatus::Done
         }
         Err(status) => status,
@@ -257,17 +312,19 @@ pub unsafe extern "C" fn smidgen_sampling(session: *mut Session, sampling: *cons
     // SAFETY: as the caller promises.
     let (session, sampling) = unsafe { (session.as_mut(), sampling.as_ref()) };
     let (Some(session), Some(sampling)) = (session, sampling) else { return SmidgenStatus::Argument };
-    let SmidgenSampling { temperature, top_p, min_p, top_k, seed } = *sampling;
+    let SmidgenSampling { temperature, top_p, min_p, top_k, seed, repeat_penalty, repeat_last_n } = *sampling;
     let is_number = |x: f32| x.is_finite() && x >= 0.0;
-    if !is_number(temperature) || !is_number(top_p) || !is_number(min_p) {
+    if ![temperature, top_p, min_p, repeat_penalty].into_iter().all(is_number) || repeat_penalty == 0.0 {
         return SmidgenStatus::Argument;
     }
-    let params = SampleParams { temperature, top_p, min_p, top_k: top_k as usize, seed, ..SampleParams::default() };
+    let (top_k, repeat_last_n) = (top_k as usize, repeat_last_n as usize);
+    let chosen = SampleParams { temperature, top_p, min_p, top_k, seed, ..SampleParams::default() };
+    let params = SampleParams { repeat_penalty, repeat_last_n, ..chosen };
     session.set_sampling(params);
     SmidgenStatus::Done
 }
 
-/// Chooses a token by the logits of the last [`smidgen_forward`]; 0 before there was one.
+/// Chooses a token by the logits of the last [`smidgen_forward`], which a penalty changes; 0 before there was one.
 ///
 /// # Safety
 /// As [`smidgen_n_vocab`].

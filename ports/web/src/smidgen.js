@@ -17,6 +17,15 @@ const ALIGN = 64;
 /** Bytes for the arguments and results of one call: limits, sampling, numbers, a piece of text. */
 const SLOT_BYTES = 4096;
 const PIECE_BYTES = 1024;
+/** Where in the slot a number that a call gives back lies, and where longer results begin. */
+const [OUT, ROOM] = [64, 128];
+const SPAN_BYTES = 12;
+const ADDRESSABLE_BYTES = 2 ** 32;
+/** Bytes of a model that are in flight while it is read into linear memory. */
+const CHUNK_BYTES = 1 << 20;
+
+/** The first bytes of every GGUF file. */
+const MAGIC = "GGUF";
 
 /** A module of three instructions with a vector among them: an engine without simd128 refuses it. */
 const SIMD_PROBE = new Uint8Array([
@@ -26,6 +35,11 @@ const SIMD_PROBE = new Uint8Array([
 /** Whether this engine runs `smidgen-simd.wasm`. */
 export function hasSimd() {
   return WebAssembly.validate(SIMD_PROBE);
+}
+
+/** Where the module for this engine lies: beside this file. */
+export function wasmUrl() {
+  return hasSimd() ? new URL("smidgen-simd.wasm", import.meta.url) : new URL("smidgen.wasm", import.meta.url);
 }
 
 function check(status) {
@@ -66,8 +80,13 @@ export class Smidgen {
 
   #reserve(end) {
     const missing = end - this.memoryBytes;
-    if (missing > 0) {
+    if (missing <= 0) {
+      return;
+    }
+    try {
       this.#wasm.memory.grow(Math.ceil(missing / PAGE_BYTES));
+    } catch {
+      throw new Error(`this takes ${Math.ceil(end / 2 ** 20)} MiB of memory, which is not to be had here`);
     }
   }
 
@@ -89,33 +108,91 @@ export class Smidgen {
     this.#limits = { context, textBytes };
   }
 
+  /** Makes room for a model; what was open before is there no more. */
+  #expect(modelBytes) {
+    this.#session = 0;
+    if (!(this.#model + modelBytes < ADDRESSABLE_BYTES)) {
+      throw new Error("the model is larger than WebAssembly can address");
+    }
+    this.#reserve(this.#model + modelBytes);
+  }
+
+  #plan(modelBytes, limits) {
+    this.#writeLimits(limits);
+    const [slot, room, out] = [this.#slot, this.#slot + ROOM, this.#slot + OUT];
+    const most = Math.floor((SLOT_BYTES - ROOM) / SPAN_BYTES);
+    check(this.#wasm.smidgen_spans(this.#model, modelBytes, slot, room, most, out));
+    const [view, ascii] = [this.#view(), new TextDecoder()];
+    const spans = [{ name: "program's data and stack", bytes: this.#slot }, { name: "arguments of calls", bytes: SLOT_BYTES }];
+    spans.push({ name: "model", bytes: modelBytes });
+    let sessionBytes = 0;
+    for (let i = 0; i < view.getUint32(out, true); i++) {
+      const [name, length, bytes] = [0, 4, 8].map((field) => view.getUint32(room + SPAN_BYTES * i + field, true));
+      sessionBytes += bytes;
+      if (bytes > 0) {
+        spans.push({ name: ascii.decode(this.#bytes(name, length)), bytes });
+      }
+    }
+    this.#text = roundUp(roundUp(this.#model + modelBytes) + sessionBytes);
+    const textBytes = roundUp(this.#limits.textBytes) + 4 * (this.#limits.context + 1);
+    const totalBytes = Math.ceil((this.#text + textBytes) / PAGE_BYTES) * PAGE_BYTES;
+    spans.push({ name: "a text and its tokens", bytes: textBytes });
+    const sum = spans.reduce((sum, { bytes }) => sum + bytes, 0);
+    spans.push({ name: "alignment, up to a whole page", bytes: totalBytes - sum });
+    return { modelBytes, sessionBytes, programBytes: this.#model, totalBytes, spans };
+  }
+
+  #start(plan) {
+    const memory = roundUp(this.#model + plan.modelBytes);
+    this.#reserve(plan.totalBytes);
+    const out = this.#slot + OUT;
+    check(this.#wasm.smidgen_open(this.#model, plan.modelBytes, this.#slot, memory, plan.sessionBytes, out));
+    this.#session = this.#view().getUint32(out, true);
+    return plan;
+  }
+
   /**
-   * Puts a model (a GGUF file, little-endian) into memory and plans for it: the bytes of the model, of the session, and of all
-   * together. Nothing is run yet.
+   * Puts a model (a GGUF file, little-endian) into memory and plans for it: a name and bytes for each thing that takes memory, and
+   * the sums. Nothing is run yet.
    */
   plan(model, limits) {
-    this.#session = 0;
-    this.#reserve(this.#model + model.byteLength);
+    this.#expect(model.byteLength);
     this.#bytes(this.#model, model.byteLength).set(model);
-    this.#writeLimits(limits);
-    const out = this.#slot + 64;
-    check(this.#wasm.smidgen_memory_bytes(this.#model, model.byteLength, this.#slot, out));
-    const sessionBytes = this.#view().getUint32(out, true);
-    const modelBytes = model.byteLength;
-    this.#text = roundUp(roundUp(this.#model + modelBytes) + sessionBytes);
-    const end = this.#text + roundUp(this.#limits.textBytes) + 4 * (this.#limits.context + 1);
-    return { modelBytes, sessionBytes, programBytes: this.#model, totalBytes: Math.ceil(end / PAGE_BYTES) * PAGE_BYTES };
+    return this.#plan(model.byteLength, limits);
   }
 
   /** Plans for a model and opens it. */
   open(model, limits) {
-    const plan = this.plan(model, limits);
-    const memory = roundUp(this.#model + plan.modelBytes);
-    this.#reserve(plan.totalBytes);
-    const out = this.#slot + 64;
-    check(this.#wasm.smidgen_open(this.#model, plan.modelBytes, this.#slot, memory, plan.sessionBytes, out));
-    this.#session = this.#view().getUint32(out, true);
-    return plan;
+    return this.#start(this.plan(model, limits));
+  }
+
+  /**
+   * Opens a model of `modelBytes` bytes that `read(bytes, at)` puts where they are needed, a chunk at a time: the file is nowhere
+   * else in memory. What does not begin like a GGUF file is refused after the first few bytes.
+   */
+  async openFrom(modelBytes, read, limits) {
+    this.#expect(Math.min(modelBytes, MAGIC.length));
+    const magic = this.#bytes(this.#model, Math.min(modelBytes, MAGIC.length));
+    await read(magic, 0);
+    if (new TextDecoder().decode(magic) !== MAGIC) {
+      check(2);
+    }
+    this.#expect(modelBytes);
+    for (let at = 0; at < modelBytes; at += CHUNK_BYTES) {
+      await read(this.#bytes(this.#model + at, Math.min(CHUNK_BYTES, modelBytes - at)), at);
+    }
+    return this.#start(this.#plan(modelBytes, limits));
+  }
+
+  /** Opens a model from a file or any other blob, without a copy of it beside linear memory. */
+  openBlob(blob, limits) {
+    const read = async (bytes, at) => bytes.set(new Uint8Array(await blob.slice(at, at + bytes.length).arrayBuffer()));
+    return this.openFrom(blob.size, read, limits);
+  }
+
+  /** The bytes of the model that is open, as they lie in linear memory: to be read at once, and not to be changed. */
+  modelBytes(plan) {
+    return this.#bytes(this.#model, plan.modelBytes);
   }
 
   /** Tokens of the vocabulary. */
@@ -141,7 +218,7 @@ export class Smidgen {
     }
     const [room, ids] = [this.#limits.context + 1, this.#text + roundUp(this.#limits.textBytes)];
     this.#bytes(this.#text, bytes.length).set(bytes);
-    const out = this.#slot + 64;
+    const out = this.#slot + OUT;
     check(this.#wasm.smidgen_encode(this.#session, this.#text, bytes.length, begins ? 1 : 0, ids, room, out));
     const n = this.#view().getUint32(out, true);
     return Array.from(new Uint32Array(this.#wasm.memory.buffer, ids, n));
@@ -149,15 +226,15 @@ export class Smidgen {
 
   /** The text that a token adds; a character that is not whole yet waits for the next one. */
   decode(id) {
-    const [text, out] = [this.#slot + 128, this.#slot + 64];
+    const [text, out] = [this.#slot + ROOM, this.#slot + OUT];
     check(this.#wasm.smidgen_decode(this.#session, id, text, PIECE_BYTES, out));
     return new TextDecoder().decode(this.#bytes(text, this.#view().getUint32(out, true)));
   }
 
   /** Runs tokens at the next positions and gives the logits after the last, a copy of them. */
   forward(ids) {
-    const [room, out] = [this.#slot + 128, this.#slot + 64];
-    const most = (SLOT_BYTES - 128) / 4;
+    const [room, out] = [this.#slot + ROOM, this.#slot + OUT];
+    const most = (SLOT_BYTES - ROOM) / 4;
     for (let first = 0; first < ids.length; first += most) {
       const some = ids.slice(first, first + most);
       new Uint32Array(this.#wasm.memory.buffer, room, some.length).set(some);
@@ -166,12 +243,14 @@ export class Smidgen {
     return new Float32Array(this.#wasm.memory.buffer, this.#view().getUint32(out, true), this.vocabulary).slice();
   }
 
-  /** Sets how tokens are chosen; a temperature of 0 takes the likeliest. */
-  sampling({ temperature = 0.8, topK = 40, topP = 0.95, minP = 0.05, seed = 0 } = {}) {
+  /** Sets how tokens are chosen, by default as the command does; a temperature of 0 takes the likeliest. */
+  sampling({ temperature = 0.8, topK = 40, topP = 0.95, minP = 0.05, repeatPenalty = 1, repeatLastN = 64, seed = 0 } = {}) {
     const view = this.#view();
     [temperature, topP, minP].forEach((x, i) => view.setFloat32(this.#slot + 4 * i, x, true));
     view.setUint32(this.#slot + 12, topK, true);
     view.setBigUint64(this.#slot + 16, BigInt(seed), true);
+    view.setFloat32(this.#slot + 24, repeatPenalty, true);
+    view.setUint32(this.#slot + 28, repeatLastN, true);
     check(this.#wasm.smidgen_sampling(this.#session, this.#slot));
   }
 
@@ -199,7 +278,10 @@ export class Smidgen {
       const id = isNew ? next : ids[i];
       const text = this.decode(id);
       const logits = this.forward([id]);
-      next = this.sample();
+      // Nothing is drawn within the prompt: a seed gives the text that the command gives.
+      if (i + 1 >= ids.length) {
+        next = this.sample();
+      }
       yield { id, text, logits, isNew };
     }
   }

@@ -1,64 +1,38 @@
 // The model's thread: it opens models, keeps them in the browser's own files, and writes.
-import { Smidgen, hasSimd } from "./smidgen.js";
-
-let module;
-let smidgen;
-let stopped = false;
+import { Smidgen, wasmUrl } from "./smidgen.js";
+import { fetched, keep, list, openKept, remove } from "./models.js";
 
 /** The engine for this browser, compiled once. */
-async function compiled() {
-  const name = hasSimd() ? "smidgen-simd.wasm" : "smidgen.wasm";
-  module ??= WebAssembly.compileStreaming(fetch(new URL(name, import.meta.url)));
-  return module;
-}
+let module;
+/** The model that is open: its engine, its plan, how many positions it keeps, and what it is called. */
+let open;
+let isStopped = false;
 
-/** The folder of the models that were opened before; none where the browser has no files of its own. */
-async function kept() {
-  try {
-    return await (await navigator.storage.getDirectory()).getDirectoryHandle("models", { create: true });
-  } catch {
-    return null;
-  }
-}
-
-async function names() {
-  const folder = await kept();
-  const found = [];
-  for await (const name of folder?.keys() ?? []) {
-    found.push(name);
-  }
-  return found.sort();
-}
-
-async function keep(name, bytes) {
-  const folder = await kept();
-  if (folder) {
-    const file = await (await folder.getFileHandle(name, { create: true })).createWritable();
-    await file.write(bytes);
-    await file.close();
-  }
-}
-
-async function bytesOf({ file, name }) {
+/** Opens what is asked for: a file, a model that is kept, the one that is open once more, or the one that comes with the page. */
+async function into(engine, { file, name, again, context }) {
   if (file) {
-    return new Uint8Array(await file.arrayBuffer());
+    return engine.openBlob(file, { context });
   }
-  if (name) {
-    const handle = await (await kept()).getFileHandle(name);
-    return new Uint8Array(await (await handle.getFile()).arrayBuffer());
+  if (again && open) {
+    const bytes = open.engine.modelBytes(open.plan);
+    return engine.openFrom(bytes.length, (some, at) => some.set(bytes.subarray(at, at + some.length)), { context });
   }
-  return new Uint8Array(await (await fetch(new URL("model.gguf", import.meta.url))).arrayBuffer());
+  return name ? openKept(engine, name, { context }) : engine.openBlob(await fetched(), { context });
 }
 
-async function open(request) {
-  const bytes = await bytesOf(request);
-  // A new memory for each model, so that a large one before it takes none.
-  smidgen = await Smidgen.load(await compiled());
-  const plan = smidgen.open(bytes, { context: request.context });
-  if (request.file) {
-    await keep(request.file.name, bytes);
+/** Opens a model in an engine of its own, so that the model before it is there until the new one is known to be good. */
+async function openModel(request) {
+  module ??= await WebAssembly.compileStreaming(fetch(wasmUrl()));
+  const engine = await Smidgen.load(module);
+  const plan = await into(engine, request);
+  const { file, context } = request;
+  const name = request.again ? open?.name ?? "" : file?.name ?? request.name ?? "";
+  open = { engine, plan, context, name };
+  let notKept;
+  if (file) {
+    await keep(name, engine.modelBytes(plan)).catch((error) => (notKept = error.message));
   }
-  postMessage({ kind: "opened", plan, name: request.file?.name ?? request.name ?? "", names: await names() });
+  postMessage({ kind: "opened", plan, name, kept: await list(), notKept });
 }
 
 /** Lets a message come in between two tokens. */
@@ -74,26 +48,38 @@ function breathe() {
 }
 
 async function write({ prompt, options }) {
-  stopped = false;
+  isStopped = false;
+  const { engine, context } = open;
   const start = performance.now();
-  let n = 0;
-  for (const { text, isNew } of smidgen.generate(prompt, options)) {
+  let [n, nNew] = [0, 0];
+  for (const { text, isNew } of engine.generate(prompt, options)) {
     n++;
+    nNew += isNew ? 1 : 0;
     postMessage({ kind: "piece", text, isNew });
     await breathe();
-    if (stopped) {
+    if (isStopped) {
       break;
     }
   }
-  postMessage({ kind: "written", n, seconds: (performance.now() - start) / 1000, memoryBytes: smidgen.memoryBytes, stopped });
+  const atEnd = engine.position >= context ? "full" : "ended";
+  const why = isStopped ? "stopped" : nNew === options.tokens ? "done" : atEnd;
+  postMessage({ kind: "written", n, seconds: (performance.now() - start) / 1000, memoryBytes: engine.memoryBytes, why });
 }
 
-const JOBS = { open, write, stop: () => (stopped = true) };
+async function forget({ name }) {
+  await remove(name);
+  postMessage({ kind: "removed", name, kept: await list() });
+}
 
-onmessage = async ({ data }) => {
-  try {
-    await JOBS[data.kind](data);
-  } catch (error) {
-    postMessage({ kind: "failed", message: error.message });
+const JOBS = { open: openModel, write, remove: forget };
+/** Jobs wait for the one before them. */
+let last = Promise.resolve();
+
+onmessage = ({ data }) => {
+  // Who wants another model does not want the rest of the text.
+  isStopped ||= data.kind === "stop" || data.kind === "open";
+  const job = JOBS[data.kind];
+  if (job) {
+    last = last.then(() => job(data)).catch((error) => postMessage({ kind: "failed", of: data.kind, message: error.message }));
   }
 };

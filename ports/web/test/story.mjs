@@ -17,13 +17,19 @@ for (const piece of smidgen.generate(prompt, { tokens: Number(tokens), temperatu
 }
 console.log(`${text}\n[smidgen] tokens ${nPrompt} + ${nNew}, logits ${hash.toString(16).padStart(16, "0")}`);
 console.log(`[smidgen] planned ${plan.totalBytes} bytes, used ${smidgen.memoryBytes} bytes`);
-if (smidgen.memoryBytes > plan.totalBytes) {
-  throw new Error("more memory is used than planned");
+const sum = plan.spans.reduce((sum, { bytes }) => sum + bytes, 0);
+if (smidgen.memoryBytes > plan.totalBytes || sum !== plan.totalBytes) {
+  throw new Error(`${smidgen.memoryBytes} bytes are used, ${plan.totalBytes} planned, and the parts of the plan are ${sum}`);
 }
 // A draw with a seed is the same draw again.
 const draw = () => Array.from(smidgen.generate(prompt, { tokens: 12, temperature: 0.9, seed: 7 }), (piece) => piece.id).join(" ");
 if (draw() !== draw()) {
   throw new Error("the same seed drew other tokens");
+}
+// A penalty that large leaves no token to be drawn twice.
+const penalized = Array.from(smidgen.generate(prompt, { tokens: 12, temperature: 0, repeatPenalty: 1e6 }), (piece) => piece.id);
+if (new Set(penalized).size !== penalized.length) {
+  throw new Error(`a token was drawn again: ${penalized}`);
 }
 // What is no model is refused, and the one that was open before is not there any more.
 let refused = false;

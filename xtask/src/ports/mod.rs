@@ -3,6 +3,7 @@
 mod boards;
 mod c;
 mod cli;
+mod page;
 pub(crate) mod powermac;
 mod python;
 mod story;

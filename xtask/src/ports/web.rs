@@ -1,11 +1,11 @@
-//! The engine as a library: in C under Valgrind, in WebAssembly in node, and on the page in a headless browser.
+//! The engine as a library: in C under Valgrind, in WebAssembly in node; `page` has what is around the modules.
 
+use super::page::{self, MODEL};
 use super::story::{self, Desktop, PROMPT, Story};
 use super::user::Model;
 use super::{Extent, command, folder, toolchain};
 use crate::install;
 use crate::step::{self, Counts, ONE, Report, Stop, cargo, output, program, run, run_tests};
-use std::path::PathBuf;
 
 const MANIFEST: &str = "ports/libsmidgen/Cargo.toml";
 const WASM: &str = "wasm32-unknown-unknown";
@@ -14,9 +14,6 @@ const WASM: &str = "wasm32-unknown-unknown";
 const MODULES: &[(&str, &str)] = &[("smidgen-simd.wasm", "+simd128"), ("smidgen.wasm", "-simd128")];
 /// WebAssembly with the standard library, for core's own tests.
 const WASI: &str = "wasm32-wasip1";
-/// The files of the page and of the package.
-const FILES: &[&str] = &["index.html", "app.js", "worker.js", "offline.js", "smidgen.js", "smidgen.d.ts"];
-const MODEL: &str = "models/tales.gguf";
 const CONTEXT_TOKENS: usize = 64;
 const N_NEW: usize = 40;
 /// A prompt for every checkpoint: ids below the size of every vocabulary, more of them than a batch.
@@ -47,19 +44,9 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], exte
         report.step("ports: core's own tests in WebAssembly", core_tests);
     }
     if extent == Extent::All && built {
-        report.step("ports: the page in Chromium", |_| in_chromium(&expected));
+        report.step("ports: the page in Chromium", |_| page::in_chromium(&expected, CONTEXT_TOKENS, N_NEW));
+        report.step("ports: the npm package", |_| page::as_package(&expected, CONTEXT_TOKENS, N_NEW));
     }
-}
-
-/// Where the page is put together.
-fn page() -> Result<PathBuf, String> {
-    let page = folder()?.join("web");
-    std::fs::create_dir_all(&page).map_err(|error| format!("{}: {error}", page.display()))?;
-    Ok(page)
-}
-
-fn copy(from: PathBuf, to: PathBuf) -> Result<(), String> {
-    std::fs::copy(&from, to).map(|_| ()).map_err(|error| format!("{}: {error}", from.display()))
 }
 
 /// The header must be what cbindgen makes of the library.
@@ -101,7 +88,7 @@ fn in_c(expected: &str) -> Result<Counts, Stop> {
 
 /// Builds the modules and puts the page together around them.
 fn wasm(modules: &[(&str, &str)]) -> Result<Counts, Stop> {
-    let page = page()?;
+    let page = page::folder()?;
     let target = folder()?.join("boards");
     for (module, feature) in modules {
         let mut build = toolchain::bare(WASM)?;
@@ -112,16 +99,10 @@ fn wasm(modules: &[(&str, &str)]) -> Result<Counts, Stop> {
         );
         build.env_remove("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER");
         run(&mut build)?;
-        copy(target.join(WASM).join("release/smidgen.wasm"), page.join(module))?;
+        let built = target.join(WASM).join("release/smidgen.wasm");
+        std::fs::copy(&built, page.join(module)).map_err(|error| format!("{}: {error}", built.display()))?;
     }
-    let web = crate::root().join("ports/web");
-    for name in FILES {
-        copy(web.join("src").join(name), page.join(name))?;
-    }
-    for name in ["package.json", "README.md"] {
-        copy(web.join(name), page.join(name))?;
-    }
-    copy(crate::root().join(MODEL), page.join("model.gguf"))?;
+    page::put_together()?;
     Ok(Counts { passed: modules.len(), failed: 0 })
 }
 
@@ -129,7 +110,7 @@ fn in_node(module: &str, expected: &str) -> Result<Counts, Stop> {
     if !install::is_on_path("node") {
         return Err(Stop::Skipped("there is no node".into()));
     }
-    let page = page()?;
+    let page = page::folder()?;
     let (library, wasm) = (page.join("smidgen.js"), page.join(module));
     let (context, n_new) = (CONTEXT_TOKENS.to_string(), N_NEW.to_string());
     let mut node = program("node", &["ports/web/test/story.mjs"]);
@@ -145,7 +126,7 @@ fn checkpoints(module: &str, models: &[Model], extent: Extent) -> Result<Counts,
     if models.is_empty() {
         return Err(Stop::Failed("there is nothing to compare with".into()));
     }
-    let page = page()?;
+    let page = page::folder()?;
     let logits = folder()?.join("web-logits.npy");
     let mut counts = Counts::default();
     let is_wanted = |model: &&Model| extent == Extent::All || model.name.ends_with("q8_0");
@@ -178,16 +159,4 @@ fn core_tests(skipped: &mut Vec<String>) -> Result<Counts, Stop> {
     tests.arg("--target-dir").arg(folder()?.join("boards"));
     tests.env(toolchain::variable(WASI, "RUNNER"), format!("node --no-warnings {}", runner.display()));
     run_tests(tests.env(toolchain::variable(WASI, "RUSTFLAGS"), "-Ctarget-feature=+simd128"), skipped)
-}
-
-/// Clicks, keys, a file, no network; a screenshot is left beside the page.
-fn in_chromium(expected: &str) -> Result<Counts, Stop> {
-    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| install::is_on_path(name));
-    let Some(browser) = browser else { return Err(Stop::Skipped("there is no chromium".into())) };
-    let page = page()?;
-    let text = expected.split("\n[smidgen]").next().unwrap_or_default();
-    let screenshot = folder()?.join("page.png");
-    let mut node = program("node", &["ports/web/test/page.mjs", browser]);
-    output(node.arg(&page).arg(text).arg(&screenshot))?;
-    Ok(ONE)
 }
