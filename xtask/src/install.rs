@@ -33,6 +33,7 @@ const FURTHER: &[(&str, &str)] = &[
     ("powerpc-linux-gnu-gcc", "libc6-dev-powerpc-cross"),
     ("s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu"),
     ("s390x-linux-gnu-gcc", "libc6-dev-s390x-cross"),
+    ("xtensa-lx106-elf-gcc", "gcc-xtensa-lx106"),
     ("avr-gcc", "gcc-avr"),
     ("avr-gcc", "avr-libc"),
     ("simavr", "simavr"),

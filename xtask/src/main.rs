@@ -5,6 +5,7 @@ mod check;
 mod fuzz;
 mod install;
 mod ports;
+mod release;
 mod step;
 mod test;
 mod tidy;
@@ -54,6 +55,17 @@ enum Command {
     },
     /// Make the disc that a Power Macintosh starts from: target/ports/disc.iso
     Disc,
+    /// Make a file for the drive of a board with an RP2040 or an RP2350 of its firmware
+    Uf2 {
+        /// The chip: rp2040 or rp2350
+        chip: String,
+        /// What `cargo build --release` has made of the project
+        program: PathBuf,
+        /// The file that is written
+        output: PathBuf,
+    },
+    /// Collect what a release has beside its source in target/release-artifacts, with SHA256SUMS
+    Release,
     /// Measure beside other programs and write the record
     Bench {
         #[command(subcommand)]
@@ -94,6 +106,10 @@ fn main() -> ExitCode {
         Command::Disc => {
             report.step("disc", |_| ports::powermac::image());
         }
+        Command::Uf2 { chip, program, output } => {
+            report.step("uf2", |_| ports::pico::uf2(&chip, &program, &output));
+        }
+        Command::Release => release::all(&mut report),
         Command::Bench { beside: Beside::Peers { arguments } } => bench::peers(&mut report, &arguments),
         Command::Bench { beside: Beside::Start { arguments } } => bench::start(&mut report, &arguments),
         Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),

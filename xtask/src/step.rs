@@ -61,6 +61,11 @@ impl Report {
         counts.failed == 0
     }
 
+    /// Adds a line to what is printed at the end.
+    pub(crate) fn note(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
     /// Prints what each step took, what was skipped and, as the last line, how many tests passed and failed.
     pub(crate) fn close(&self) -> ExitCode {
         say("\n==> summary");

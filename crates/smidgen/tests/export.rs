@@ -19,6 +19,9 @@ const N_HEADS: u64 = 4;
 const N_KV_HEADS: u64 = 2;
 const N_VOCAB: u64 = 24;
 const IDS: [u32; 5] = [1, 7, 3, 22, 7];
+const STRICT: &str = "-std=c89 -pedantic -Wall -Wextra -Werror";
+/// Code and constants of one model at -Os, at most.
+const CODE_BYTES: u64 = 32 << 10;
 const CACHES: [CacheType; 4] = [CacheType::F32, CacheType::F16, CacheType::Q8_0, CacheType::Q4_0];
 
 fn repository() -> PathBuf {
@@ -141,18 +144,42 @@ fn hash(bytes: &[u8], cache: CacheType) -> String {
     format!("logits {hash:016x}")
 }
 
-/// Exports the model in `file`, compiles it and runs it; `None` where there is no compiler.
-fn run_as_c(folder: &Path, file: &Path, cache: CacheType) -> Option<String> {
+/// Exports the model in `file`.
+fn export(folder: &Path, file: &Path, cache: CacheType) {
     let (from, to) = (file.to_string_lossy(), folder.to_string_lossy());
     let ids = IDS.map(|id| id.to_string()).join(" ");
     let cache = cache.name();
     let words = ["export", "c", &from, "-o", &to, "-c", "16", "-n", "0", "--ids", &ids, "--ctk", cache, "--ctv", cache];
     assert_eq!(smidgen(&words).0, 0);
-    let flags = "-std=c89 -pedantic -Wall -Wextra -Werror -O1 -DSMIDGEN_MAIN model.c model_data.c -o story";
-    let status = Command::new("cc").args(flags.split(' ')).current_dir(folder).status().ok()?;
-    assert!(status.success(), "{}", file.display());
-    let output = Command::new(folder.join("story")).output().expect("the program starts");
+}
+
+/// Runs a program in `folder`; what it printed, or `None` where it is not there.
+fn output(folder: &Path, line: &str) -> Option<String> {
+    let mut words = line.split(' ');
+    let output = Command::new(words.next()?).args(words).current_dir(folder).output().ok()?;
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).expect("text"))
+}
+
+/// Compiles the exported program and runs it; `None` where there is no compiler.
+fn run_as_c(folder: &Path, compiler: &str) -> Option<String> {
+    output(folder, &format!("{compiler} {STRICT} -O1 -DSMIDGEN_MAIN model.c model_data.c -o story"))?;
+    output(folder, folder.join("story").to_str()?)
+}
+
+/// Compiles the exported engine small; its bytes of code and constants, and of statics. `None` where something is missing.
+fn sizes(folder: &Path, compiler: &str) -> Option<(u64, u64)> {
+    output(folder, &format!("{compiler} {STRICT} -Os -c model.c -o model.o"))?;
+    let listing = output(folder, "size model.o")?;
+    let mut numbers = listing.lines().nth(1)?.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+    Some((numbers.next()?, numbers.next()? + numbers.next()?))
+}
+
+/// The bytes of statics that the head of `model.c` names.
+fn promised(folder: &Path) -> u64 {
+    let source = std::fs::read_to_string(folder.join("model.c")).expect("it was written");
+    let line = source.lines().find(|line| line.ends_with("with the plan, at most")).expect("the head says it");
+    line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
 }
 
 #[test]
@@ -163,12 +190,33 @@ fn c_computes_the_bits_of_every_weight_type_and_cache() {
         let bytes = model(kind);
         let file = folder.path().join("model.gguf");
         std::fs::write(&file, &bytes).expect("the folder takes it");
-        let Some(printed) = run_as_c(folder.path(), &file, cache) else {
+        export(folder.path(), &file, cache);
+        let Some(printed) = run_as_c(folder.path(), "cc") else {
             println!("skipped: exported C, there is no cc");
             return;
         };
         let want = hash(&bytes, cache);
         assert!(printed.contains(&want), "{} with {}: {printed}, not {want}", kind.name(), cache.name());
+    }
+}
+
+/// Each weight type, with the cache whose code is the longest, by both compilers and without a warning.
+#[test]
+fn c_is_as_small_as_it_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for kind in TYPES.iter().map(|row| row.0).filter(|kind| kind.is_supported()) {
+        let file = folder.path().join("model.gguf");
+        std::fs::write(&file, model(kind)).expect("the folder takes it");
+        export(folder.path(), &file, CacheType::Q4_0);
+        for compiler in ["gcc", "clang"] {
+            let Some((code, statics)) = sizes(folder.path(), compiler) else {
+                println!("skipped: the size of exported C, there is no {compiler} or no size");
+                continue;
+            };
+            assert!(code <= CODE_BYTES, "{} by {compiler}: {code} bytes of code", kind.name());
+            let promised = promised(folder.path());
+            assert!(statics <= promised, "{} by {compiler}: {statics} bytes, not {promised}", kind.name());
+        }
     }
 }
 

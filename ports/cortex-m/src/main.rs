@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod boot;
 mod settings;
 
 use core::fmt::Write;

@@ -1,11 +1,15 @@
 //! What `smidgen export c` writes: compiled without a warning, small, and with the engine's bits on every machine.
 
+mod macos;
+mod prompts;
+mod strict;
+
 use super::story::{self, Desktop, PROMPT, Story};
 use super::user::Model;
 use super::weights::Weights;
 use super::{Extent, command, folder, toolchain};
 use crate::install;
-use crate::step::{self, Counts, ONE, Report, Stop, output, program, run};
+use crate::step::{Counts, ONE, Report, Stop, output, program};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,18 +17,12 @@ use std::process::Command;
 /// The strictest that C89 compilers can be.
 const STRICT: &[&str] = &["-std=c89", "-pedantic", "-Wall", "-Wextra", "-Werror"];
 const COMPILERS: &[&str] = &["gcc", "clang"];
-/// Bytes of machine code that one model may take at -Os on x86-64.
-const CODE_BYTES: usize = 32 << 10;
 /// Debian's cross compilers find no `bits/` of a C library that is not there, and need none.
 const NO_LIBRARY: &str = "-D_LIBC_LIMITS_H_";
 
 const MODEL: &str = "models/tales.gguf";
 const CONTEXT_TOKENS: usize = 64;
 const N_NEW: usize = 40;
-/// The prompt of `ports/user`, what it adds, and its cache.
-const IDS: [u32; 9] = [1, 2, 3, 5, 8, 13, 21, 34, 55];
-const N_NEW_IDS: usize = 16;
-
 /// A machine that clang compiles for and QEMU's user mode, or this machine itself, runs.
 struct Machine {
     target: &'static str,
@@ -63,9 +61,13 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], exte
         return rows;
     }
     for compiler in COMPILERS {
-        report.step(&format!("ports: C89, {compiler}"), |_| native(compiler, &expected));
+        report.step(&format!("ports: C89, {compiler}"), |_| strict::native(compiler, &expected));
     }
-    report.step("ports: C89, families and types", |_| families(models, extent));
+    report.step("ports: C89, families and types", |_| strict::families(models, extent));
+    prompts::all(report, extent);
+    if extent == Extent::All {
+        report.step("ports: C89, Xtensa, compiled", |_| strict::xtensa());
+    }
     for machine in MACHINES.iter().filter(|machine| machine.sample || extent == Extent::All) {
         report.step(&format!("ports: C89, {}", machine.target), |_| cross(machine, &expected));
     }
@@ -82,7 +84,7 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], exte
             Ok(counts)
         });
     }
-    report.step("ports: C89, the program for Mac OS, as far as it compiles here", |_| macos());
+    macos::all(report, &expected, extent);
     rows
 }
 
@@ -101,76 +103,6 @@ fn compiler(name: &str, arguments: &[&str]) -> Result<Command, Stop> {
     match install::is_on_path(name) {
         true => Ok(program(name, arguments)),
         false => Err(Stop::Skipped(format!("there is no {name}"))),
-    }
-}
-
-/// Compiles the program with every warning an error, and looks at its story and its size.
-fn native(name: &str, expected: &str) -> Result<Counts, Stop> {
-    let folder = tales()?;
-    let (object, story) = (folder.join("model.o"), folder.join(format!("story-{name}")));
-    output(compiler(name, STRICT)?.args(["-Os", "-c", "model.c", "-o"]).arg(&object).current_dir(&folder))?;
-    let code = text_bytes(&object)?;
-    if code > CODE_BYTES {
-        return Err(Stop::Failed(format!("{code} bytes of code at -Os; at most {CODE_BYTES}")));
-    }
-    step::say(&format!("{code} bytes of code and constants at -Os"));
-    let mut build = compiler(name, STRICT)?;
-    build.args(["-O2", "-DSMIDGEN_MAIN", "model.c", "model_data.c", "-o"]).arg(&story).current_dir(&folder);
-    output(&mut build)?;
-    story::compare(name, &output(&mut program(&story.to_string_lossy(), &[]))?, expected)?;
-    // The prompt as text, which the program encodes itself.
-    story::compare(name, &output(&mut program(&story.to_string_lossy(), &[PROMPT]))?, expected)?;
-    Ok(Counts { passed: 4, failed: 0 })
-}
-
-/// Code and constants of an object file, by `size`.
-fn text_bytes(object: &Path) -> Result<usize, Stop> {
-    let listing = output(program("size", &[]).arg(object))?;
-    let text = listing.lines().nth(1).and_then(|line| line.split_whitespace().next()?.parse().ok());
-    text.ok_or(Stop::Failed(format!("size says what is not understood: {listing}")))
-}
-
-/// Every checkpoint of the tests in every weight type, or in a sample in one, by token ids.
-fn families(models: &[Model], extent: Extent) -> Result<Counts, Stop> {
-    let is_wanted =
-        |model: &&Model| model.name.contains(' ') && (extent == Extent::All || model.name.ends_with("q8_0"));
-    let mut counts = Counts::default();
-    for model in models.iter().filter(is_wanted) {
-        match by_ids(model) {
-            Ok(()) => counts.passed += 1,
-            Err(Stop::Failed(reason)) => {
-                counts.failed += 1;
-                step::say(&format!("{}: {reason}", model.name));
-            }
-            Err(skipped) => return Err(skipped),
-        }
-    }
-    match counts {
-        Counts { passed: 0, failed: 0 } => Err(Stop::Skipped("ports/user gave nothing to compare with".into())),
-        counts => Ok(counts),
-    }
-}
-
-fn by_ids(model: &Model) -> Result<(), Stop> {
-    let folder = folder()?.join("c-ids");
-    let config =
-        crate::root().join("testdata/hf").join(model.name.split(' ').next().unwrap_or_default()).join("config.json");
-    let text = std::fs::read_to_string(&config).map_err(|error| format!("{}: {error}", config.display()))?;
-    let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let n_vocab = config["vocab_size"].as_u64().ok_or("config.json: no vocab_size".to_string())? as u32;
-    let ids = IDS.map(|id| (id % n_vocab).to_string()).join(" ");
-    let n_new = N_NEW_IDS.to_string();
-    let context = (IDS.len() + N_NEW_IDS).to_string();
-    export(&model.path, &folder, &["-c", &context, "-n", &n_new, "--ids", &ids, "--ctk", "f32", "--ctv", "f16"])?;
-    let mut build = compiler("gcc", STRICT)?;
-    output(build.args(["-O1", "-DSMIDGEN_MAIN", "model.c", "model_data.c", "-o", "story"]).current_dir(&folder))?;
-    let printed = output(&mut program(&folder.join("story").to_string_lossy(), &[]))?;
-    // `ports/user` prints the hash of formats, that of the logits, and the ids, which follow from the logits: a program
-    // with a tokenizer shows them as text.
-    let hash = model.expected.split(' ').nth(1).filter(|hash| !hash.is_empty());
-    match hash.is_some_and(|hash| printed.ends_with(&format!("logits {hash}\n"))) {
-        true => Ok(()),
-        false => Err(Stop::Failed(format!("not what the engine gives:\n{printed}wanted: {}", model.expected))),
     }
 }
 
@@ -276,7 +208,7 @@ fn microbit(desktop: &Desktop) -> Result<(Counts, Value), Stop> {
     let printed = output(program(EMULATOR, &words).arg(folder.join("story.elf")))?;
     let counts = story::compare("micro:bit", &printed, &expected)?;
     let mut row = story::row("microbit", &story, &printed);
-    row["flash_bytes"] = json!(text_bytes(&folder.join("story.elf"))?);
+    row["flash_bytes"] = json!(strict::Sizes::of(&folder.join("story.elf"))?.text);
     Ok((counts, row))
 }
 
@@ -314,18 +246,4 @@ fn received(printed: &str) -> String {
     let lines = printed.lines().filter_map(|line| line.split_once("\u{1b}[32m"));
     let text = lines.map(|(_, line)| line.split('\u{1b}').next().unwrap_or_default());
     text.map(|line| line.strip_suffix('.').unwrap_or(line).to_string() + "\n").collect()
-}
-
-/// The Toolbox program: its logic against declarations of the calls that it makes, for no compiler of Mac OS is here.
-fn macos() -> Result<Counts, Stop> {
-    let folder = tales()?;
-    let sources = crate::root().join("ports/macos-classic");
-    let mut build = compiler(
-        "m68k-linux-gnu-gcc",
-        &["-std=c89", "-Wall", "-Werror", "-Os", "-m68000", "-msoft-float", NO_LIBRARY],
-    )?;
-    build
-        .args(["-ffreestanding", "-DSMIDGEN_DATA_POINTER", "-I."])
-        .arg(format!("-I{}", sources.join("check").display()));
-    run(build.arg("-c").arg(sources.join("story.c")).args(["-o", "macos.o"]).current_dir(&folder))
 }

@@ -4,6 +4,7 @@ mod boards;
 mod c;
 mod cli;
 mod page;
+pub(crate) mod pico;
 pub(crate) mod powermac;
 mod python;
 mod story;
@@ -15,6 +16,7 @@ mod weights;
 use crate::install;
 use crate::step::{Counts, Report, cargo, run};
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,43 +27,73 @@ pub(crate) enum Extent {
     All,
 }
 
+/// The parts that are wanted, and how long each took.
+struct Parts<'a> {
+    only: Option<&'a str>,
+    seconds: Vec<(&'static str, f64)>,
+}
+
+impl Parts<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_none_or(|only| only.split(',').any(|part| part == name))
+    }
+
+    /// Does `work`, when the part called `name` is wanted.
+    fn part(&mut self, name: &'static str, work: impl FnOnce()) {
+        if self.wants(name) {
+            self.always(name, work);
+        }
+    }
+
+    fn always(&mut self, name: &'static str, work: impl FnOnce()) {
+        let start = Instant::now();
+        work();
+        self.seconds.push((name, start.elapsed().as_secs_f64()));
+    }
+
+    /// What each part took, in one line.
+    fn line(&self) -> String {
+        let parts: Vec<String> = self.seconds.iter().map(|(name, seconds)| format!("{name} {seconds:.0}")).collect();
+        let sum: f64 = self.seconds.iter().map(|(_, seconds)| seconds).sum();
+        format!("{sum:8.1} s  ports, in seconds: {}", parts.join(", "))
+    }
+}
+
 /// Builds, runs and compares what `only` names, or everything; `record` is where what the boards take is written to, if
 /// anywhere.
 pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, record: Option<&std::path::Path>) {
-    if extent == Extent::All {
+    let whole = extent == Extent::All;
+    if whole {
         install::further(report);
     }
-    let wanted = |name: &str| only.is_none_or(|only| only.split(',').any(|part| part == name));
-    report.step("ports: the command", |_| run(&mut cargo(&["build", "--release", "--locked", "--quiet"])));
-    let mut models = Vec::new();
-    if wanted("user") {
-        models = user::all(report, extent);
-    } else if wanted("cli") || wanted("web") {
+    let mut parts = Parts { only, seconds: Vec::new() };
+    let (mut models, mut desktop, mut rows) = (Vec::new(), None, Vec::new());
+    parts.always("builds here", || {
+        report.step("ports: the command", |_| run(&mut cargo(&["build", "--release", "--locked", "--quiet"])));
+        desktop = story::Desktop::build(report);
+    });
+    parts.part("user", || models = user::all(report, extent));
+    if !parts.wants("user") && ["cli", "web"].iter().any(|name| parts.wants(name)) {
         report.step("ports: models", |_| {
             models = user::convert()?;
             Ok(Counts { passed: models.len(), failed: 0 })
         });
     }
-    let Some(desktop) = story::Desktop::build(report) else { return };
-    let mut rows = Vec::new();
-    if wanted("boards") {
+    let Some(desktop) = desktop else { return };
+    parts.part("boards", || {
         rows.extend(boards::all(report, &desktop, extent));
+        if whole {
+            pico::all(report);
+        }
+    });
+    parts.part("powermac", || rows.extend(powermac::all(report, &desktop, extent)));
+    parts.part("c", || rows.extend(c::all(report, &desktop, &models, extent)));
+    parts.part("web", || web::all(report, &desktop, &models, extent));
+    if whole {
+        parts.part("cli", || rows.extend(cli::all(report, &models)));
+        parts.part("python", || python::all(report));
     }
-    if wanted("powermac") {
-        rows.extend(powermac::all(report, &desktop, extent));
-    }
-    if wanted("c") {
-        rows.extend(c::all(report, &desktop, &models, extent));
-    }
-    if wanted("web") {
-        web::all(report, &desktop, &models, extent);
-    }
-    if wanted("cli") && extent == Extent::All {
-        rows.extend(cli::all(report, &models));
-    }
-    if wanted("python") && extent == Extent::All {
-        python::all(report);
-    }
+    report.note(parts.line());
     if let Some(path) = record {
         report.step("ports: record", |_| boards::write_record(path, &rows));
     }
@@ -77,4 +109,20 @@ fn folder() -> Result<PathBuf, String> {
     let folder = crate::root().join("target/ports");
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_wanted_is_not_done() {
+        let mut parts = Parts { only: Some("boards,c"), seconds: Vec::new() };
+        let mut done = Vec::new();
+        for name in ["user", "boards", "powermac", "c"] {
+            parts.part(name, || done.push(name));
+        }
+        assert_eq!(done, ["boards", "c"]);
+        assert!(parts.line().ends_with("s  ports, in seconds: boards 0, c 0"), "{}", parts.line());
+    }
 }

@@ -18,8 +18,15 @@ const MODEL: &str = "models/tales.gguf";
 const CONTEXT_TOKENS: usize = 64;
 const N_NEW: usize = 40;
 /// Further models, and how many tokens of each are told: small ones for the text, the last for its size.
-const MODELS: &[(Weights, usize)] =
-    &[(Weights::Babyllama("q4_w"), 40), (Weights::Tales3M("q4_w"), 40), (Weights::Random15M("q4_0"), 8)];
+const MODELS: &[(Weights, usize)] = &[
+    (Weights::Stories260K("f32"), 40),
+    (Weights::Babyllama("q4_w"), 40),
+    (Weights::Tales3M("q4_w"), 40),
+    (LARGE, N_NEW_LARGE),
+];
+/// The model that comes near to what 32 MB hold, and how much of it is told.
+const LARGE: Weights = Weights::Random15M("q4_0");
+const N_NEW_LARGE: usize = 8;
 /// Where the program looks for a model that is in memory already.
 const MODEL_ADDRESS: &str = "0x00100000";
 
@@ -48,29 +55,57 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) -> Vec
     }
     if extent == Extent::All {
         for &(weights, n_new) in MODELS {
-            report.step(&format!("ports: Power Macintosh, {weights:?}"), |_| {
-                let model = weights.model()?;
-                let story = Story { model: &model, n_new, ..story };
-                let expected = desktop.tell(&story)?;
-                for machine in MACHINES {
-                    let printed = output(&mut from_memory(machine, &story)?)?;
-                    rows.push(story::row(machine, &story, &printed));
-                    story::compare(machine, &printed, &expected)?;
-                }
-                Ok(Counts { passed: MACHINES.len(), failed: 0 })
-            });
+            report
+                .step(&format!("ports: Power Macintosh, {weights:?}"), |_| further(desktop, weights, n_new, &mut rows));
         }
-        report.step("ports: Power Macintosh, from a disc", |_| {
-            let disc = disc(&model)?;
-            let mut counts = Counts::default();
-            for machine in MACHINES {
-                story::compare(machine, &from_disc(machine, &disc)?, &expected)?;
-                counts.passed += 1;
-            }
-            Ok(counts)
-        });
+        discs(report, desktop, &story, &expected);
     }
     rows
+}
+
+/// One more model, in memory of both machines.
+fn further(desktop: &Desktop, weights: Weights, n_new: usize, rows: &mut Vec<Value>) -> Result<Counts, Stop> {
+    let model = weights.model()?;
+    let story = Story { model: &model, context_tokens: CONTEXT_TOKENS, n_new, cache: "f32" };
+    let expected = desktop.tell(&story)?;
+    for machine in MACHINES {
+        let printed = output(&mut from_memory(machine, &story)?)?;
+        rows.push(story::row(machine, &story, &printed));
+        story::compare(machine, &printed, &expected)?;
+    }
+    Ok(Counts { passed: MACHINES.len(), failed: 0 })
+}
+
+/// How the prompt reaches a machine that starts from a disc.
+#[derive(Clone, Copy, Debug)]
+enum Prompt {
+    /// At the end of the boot arguments.
+    InArguments,
+    /// At the other end of the serial line.
+    Typed,
+}
+
+/// Boots both machines from discs: the release's, in both ways to give a prompt, and one with the large model.
+fn discs(report: &mut Report, desktop: &Desktop, story: &Story<'_>, expected: &str) {
+    for prompt in [Prompt::Typed, Prompt::InArguments] {
+        report.step(&format!("ports: Power Macintosh, from a disc, prompt {prompt:?}"), |_| {
+            boot(&disc(story.model, "disc")?, story, prompt, expected)
+        });
+    }
+    report.step(&format!("ports: Power Macintosh, {LARGE:?} from a disc"), |_| {
+        let model = LARGE.model()?;
+        let story = Story { model: &model, n_new: N_NEW_LARGE, ..*story };
+        boot(&disc(&model, "disc-large")?, &story, Prompt::InArguments, &desktop.tell(&story)?)
+    });
+}
+
+fn boot(disc: &Path, story: &Story<'_>, prompt: Prompt, expected: &str) -> Result<Counts, Stop> {
+    let mut counts = Counts::default();
+    for machine in MACHINES {
+        story::compare(machine, &from_disc(machine, disc, story, prompt)?, expected)?;
+        counts.passed += 1;
+    }
+    Ok(counts)
 }
 
 /// Builds the program: to be loaded by QEMU itself or, for a `disc`, by Open Firmware.
@@ -127,13 +162,13 @@ fn from_memory(machine: &str, story: &Story<'_>) -> Result<Command, Stop> {
     Ok(command)
 }
 
-/// A disc image, HFS and ISO 9660 at once, with the program and the model.
-fn disc(model: &Path) -> Result<PathBuf, Stop> {
+/// A disc image called `name`, HFS and ISO 9660 at once, with the program and the model.
+fn disc(model: &Path, name: &str) -> Result<PathBuf, Stop> {
     if !install::is_on_path("genisoimage") {
         return Err(Stop::Skipped("there is no genisoimage".into()));
     }
     build(true)?;
-    let folder = folder()?.join("disc");
+    let folder = folder()?.join(name);
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let readme = crate::root().join("ports/powermac/README.md");
     for (from, name) in [(binary().as_path(), "smidgen.elf"), (model, "model.gguf"), (readme.as_path(), "README.md")] {
@@ -147,23 +182,27 @@ fn disc(model: &Path) -> Result<PathBuf, Stop> {
     Ok(image)
 }
 
-/// Boots from the disc, the model read by the firmware, and types the prompt on the serial line.
-fn from_disc(machine: &str, disc: &Path) -> Result<String, Stop> {
+/// Boots from the disc, the model read by the firmware.
+fn from_disc(machine: &str, disc: &Path, story: &Story<'_>, prompt: Prompt) -> Result<String, Stop> {
+    let Story { context_tokens, n_new, .. } = story;
+    let mut arguments = format!("boot-file=model=cd:,\\model.gguf context={context_tokens} new={n_new}");
+    if let Prompt::InArguments = prompt {
+        arguments += &format!(" prompt={}", story::PROMPT);
+    }
     let mut command = emulator(machine);
     command.arg("-cdrom").arg(disc).args(["-boot", "d", "-prom-env", "boot-device=cd:,\\smidgen.elf", "-prom-env"]);
-    command.arg(format!("boot-file=model=cd:,\\model.gguf context={CONTEXT_TOKENS} new={N_NEW}"));
     // Hexadecimal: where the firmware first puts the file, which it moves to where it is to run.
-    command.args(["-prom-env", "load-base=800000"]);
+    command.arg(arguments).args(["-prom-env", "load-base=800000"]);
     let failed = |error: std::io::Error| Stop::Failed(format!("{EMULATOR}: {error}"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-    if let Some(mut keys) = child.stdin.take() {
+    let mut keys = child.stdin.take().ok_or(Stop::Failed(format!("{EMULATOR} takes no input")))?;
+    if let Prompt::Typed = prompt {
         // The line waits in the emulator until the program asks for it; what it echoes before is the firmware's.
         keys.write_all(format!("{}\r", story::PROMPT).as_bytes()).map_err(failed)?;
-        let printed = child.wait_with_output().map_err(failed)?;
-        drop(keys);
-        return Ok(after_prompt(&String::from_utf8_lossy(&printed.stdout)).to_string());
     }
-    Err(Stop::Failed(format!("{EMULATOR} takes no input")))
+    let printed = child.wait_with_output().map_err(failed)?;
+    drop(keys);
+    Ok(after_prompt(&String::from_utf8_lossy(&printed.stdout)).to_string())
 }
 
 /// What came after the line that was typed.
@@ -173,6 +212,6 @@ fn after_prompt(printed: &str) -> &str {
 
 /// A disc image as a release has it.
 pub(crate) fn image() -> Result<Counts, Stop> {
-    disc(&crate::root().join(MODEL))?;
+    disc(&crate::root().join(MODEL), "disc")?;
     Ok(ONE)
 }

@@ -1,7 +1,7 @@
 //! `smidgen export firmware`: a project in Rust that tells a story on a microcontroller. The weights lie in flash and are
 //! read there, every buffer is a static, and the linker proves that both fit.
 
-use super::boards::{BOARDS, Board, Family, TARGETS};
+use super::boards::{BOARDS, Board, Boot, Family, TARGETS};
 use super::{file_name, limits, literal, make_folder, types, write};
 use crate::args::{EngineArgs, ModelArgs, size};
 use crate::failure::{Failure, Status};
@@ -124,6 +124,7 @@ fn board(flags: &Flags) -> Result<Board, Failure> {
             ram: (0x2000_0000, 0),
             clock_hz: 16_000_000,
             emulator: "",
+            boot: Boot::Vectors,
         },
     };
     if let Some(name) = &flags.target {
@@ -216,7 +217,11 @@ impl Project<'_> {
         };
         for (name, text) in template {
             let teller = literal(&self.teller.to_string_lossy());
-            write(&folder.join(name), text.replace("\"../teller\"", &teller).as_bytes())?;
+            let mut text = text.replace("\"../teller\"", &teller);
+            if let Some(feature) = self.board.boot.feature() {
+                text = text.replace("default = []", &format!("default = [\"{feature}\"]"));
+            }
+            write(&folder.join(name), text.as_bytes())?;
         }
         write(&folder.join("memory.x"), self.memory_map(family).as_bytes())?;
         write(&folder.join("src/settings.rs"), self.settings().as_bytes())?;
@@ -243,7 +248,7 @@ impl Project<'_> {
                 text += &format!("REGION_ALIAS(\"REGION_{region}\", {place});\n");
             }
         }
-        text
+        text + self.board.boot.sections()
     }
 
     fn settings(&self) -> String {
@@ -301,16 +306,25 @@ impl Project<'_> {
     }
 
     fn readme(&self) -> String {
-        let Board { about, target, emulator, .. } = &self.board;
+        let Board { name, about, target, emulator, .. } = &self.board;
         let program = format!("target/{target}/release/smidgen-firmware");
-        let run = match (emulator.is_empty(), emulator.starts_with("qemu-system-arm")) {
-            (true, _) => "Not run on hardware by us. docs/ports.md of smidgen says how to put it on a board.".into(),
-            (_, true) => format!("{emulator} -nographic -semihosting-config enable=on,target=native -kernel {program}"),
-            _ => format!("{emulator} -bios none -nographic -m 8M -kernel {program}"),
+        let run = match emulator.split(' ').next() {
+            Some("qemu-system-arm") => {
+                format!("{emulator} -nographic -semihosting-config enable=on,target=native -kernel {program}")
+            }
+            Some("qemu-system-riscv32") => format!("{emulator} -bios none -nographic -m 8M -kernel {program}"),
+            _ => "# Not run on hardware by us; docs/ports.md of smidgen says how to put it on a board.".into(),
+        };
+        let by_drive = match self.board.boot {
+            Boot::Vectors => String::new(),
+            _ => format!(
+                "\nWithout a probe: in a checkout of smidgen, with the whole path of the program,\n\n    cargo xtask uf2 {name} \
+                 {program} story.uf2\n\nand copy story.uf2 to the drive that the board shows when it is plugged in with its button held.\n"
+            ),
         };
         format!(
             "# {} on {about}\n\nWritten by `smidgen export firmware`.\n\n    rustup target add {target}\n    \
-             cargo build --release\n    {run}\n",
+             cargo build --release\n    {run}\n{by_drive}",
             file_name(self.source)
         )
     }
@@ -322,6 +336,7 @@ const CORTEX_M: &[(&str, &str)] = &[
     ("Cargo.lock", include_str!("../../../../ports/cortex-m/Cargo.lock")),
     ("build.rs", include_str!("../../../../ports/cortex-m/build.rs")),
     ("src/main.rs", include_str!("../../../../ports/cortex-m/src/main.rs")),
+    ("src/boot.rs", include_str!("../../../../ports/cortex-m/src/boot.rs")),
 ];
 
 /// The files of `ports/riscv` that are the same for every board.

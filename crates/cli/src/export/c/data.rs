@@ -124,6 +124,10 @@ const SINGLE_DIGITS: &[&[u8]] = &[b"smollm", b"starcoder", b"refact", b"command-
 /// `tokenizer.ggml.token_type` of tokens that are found in a text before all else, and of those that stand for a byte.
 const USER_DEFINED: u64 = 4;
 const BYTE: u64 = 6;
+/// The longest text that C encodes, in bytes, and the statics that it does so in: its symbols, their lengths, and the text with a
+/// space before it and a zero behind it.
+const MAX_TEXT: usize = 512;
+pub(super) const ENCODER_BYTES: usize = (4 + 4 + 1) * MAX_TEXT + 1;
 /// A pair that is no token.
 const NO_PAIR: u32 = u32::MAX;
 
@@ -185,7 +189,7 @@ pub(super) fn text(
         let unknown = gguf.get("tokenizer.ggml.unknown_token_id").and_then(|value| value.as_u64());
         let unknown = if is_sentence_piece { unknown.unwrap_or(0) } else { unknown.unwrap_or(n.into()) };
         let _ = writeln!(defines, "#define BOS {}UL\n#define UNKNOWN {unknown}UL", tokenizer.bos().unwrap_or(0));
-        defines += "#define NO_PAIR 0xffffffffUL\n#define MAX_TEXT 512\n";
+        let _ = writeln!(defines, "#define NO_PAIR 0xffffffffUL\n#define MAX_TEXT {MAX_TEXT}");
         let encoder = Encoder { tokenizer, texts: &texts, types };
         defines += &match is_sentence_piece {
             true => encoder.sentence_piece(data, gguf),

@@ -51,6 +51,9 @@ pub struct Flags {
     n_predict: Option<usize>,
 }
 
+/// Statics of the program that no plan knows, at most: where it is in the context, and the hash of the logits.
+const STATE_BYTES: usize = 64;
+
 /// What stands before the numbers of a model.
 const HEAD: &str = " */
 #include <limits.h>
@@ -153,7 +156,7 @@ impl Export<'_> {
         }
         let sections = Sections::new();
         let is_integer = data.multiplied.iter().any(|kind| kind.is_integer());
-        let mut out = self.header();
+        let mut out = self.header(&text);
         out += &self.numbers(&text, data.multiplied.contains(&Type::Q8_W));
         out += sections.get("base");
         let limits = self.plan.limits();
@@ -202,7 +205,7 @@ impl Export<'_> {
         Ok((out, data))
     }
 
-    fn header(&self) -> String {
+    fn header(&self, text: &Text) -> String {
         let mut out = format!(
             "/*\n * {} as C89, written by smidgen export c.\n *\n * Compile this file and model_data.c; with -DSMIDGEN_MAIN it is a \
              program. Floats must be\n * rounded as IEEE 754 says and never fused: -std=c89 or -ffp-contract=off. Where the compiler \
@@ -214,7 +217,12 @@ impl Export<'_> {
         for span in self.plan.spans().iter().filter(|span| span.bytes > 0) {
             let _ = writeln!(out, " *   {:>10}  {}", span.bytes, span.name);
         }
-        let _ = writeln!(out, " *   {:>10}  in all", self.plan.arena_bytes());
+        let _ = writeln!(out, " *   {:>10}  in all\n *\n * Statics beside the plan:", self.plan.arena_bytes());
+        let encoder = if text.sections.is_empty() { 0 } else { data::ENCODER_BYTES };
+        for (name, bytes) in [("text that is encoded", encoder), ("position, hash", STATE_BYTES)] {
+            let _ = writeln!(out, " *   {bytes:>10}  {name}");
+        }
+        let _ = writeln!(out, " *   {:>10}  with the plan, at most", self.plan.arena_bytes() + encoder + STATE_BYTES);
         out + HEAD
     }
 
