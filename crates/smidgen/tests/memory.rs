@@ -170,6 +170,23 @@ fn the_predicted_peak_is_the_measured_one_with_every_set_of_kernels() {
     }
 }
 
+/// With a full context, of whose caches most are in a file.
+#[test]
+fn the_predicted_peak_is_the_measured_one_with_caches_in_a_file() {
+    let Some(binary) = static_build() else { return };
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let ids = "7 ".repeat(400);
+    let common = ["run", TALES, "--temp", "0", "--ignore-eos", "--ids", &ids, "-n", "112", "-c", "512"];
+    let whole = json(&binary, &common);
+    for cap in ["2300K", "2800K"] {
+        let flags = [&common[..], &["--ram", cap, "--spill-dir", scratch.path().to_str().unwrap()]].concat();
+        let report = json(&binary, &flags);
+        assert!(report["spilled_bytes"].as_u64().unwrap() > MIB / 2, "{report}");
+        assert_eq!(report["ids"], whole["ids"], "with --ram {cap}");
+        hold("run, spilling", &["--ram", cap], 1, &|| measure_command(&binary, &flags));
+    }
+}
+
 #[test]
 fn the_predicted_peak_of_bench_is_the_measured_one() {
     let Some(binary) = static_build() else { return };
