@@ -89,18 +89,22 @@ impl<'a> Question<'a> {
         let wanted = self.settings.limits.context_tokens;
         let choices = self.choices(ram);
         let mut said = Vec::new();
+        let mut most_tokens = 0;
         for alike in choices.chunk_by(|a, b| a.weights == b.weights) {
             let enough = alike.iter().find(|choice| choice.context_tokens >= wanted);
             let longest = alike.iter().rev().max_by_key(|choice| choice.context_tokens);
-            // A shorter context, and with it the cache that was asked for, is as cheap as a smaller cache.
-            let own = alike.iter().find(|choice| choice.cache == self.settings.limits.cache_k.name());
-            let is_stored = alike.first().is_some_and(|choice| choice.weights == "as stored");
-            let own = own.filter(|own| is_stored && own.context_tokens < wanted);
-            let mut of_weights = vec![enough.or(longest)];
-            if enough.is_some() {
-                of_weights.push(own);
+            let Some(best) = enough.or(longest) else { continue };
+            // Who makes a smaller file wants more of it than from the one that is there.
+            let n_tokens = best.context_tokens.min(wanted);
+            if n_tokens > most_tokens || n_tokens == wanted {
+                said.push(advice(best, wanted));
+                most_tokens = n_tokens;
             }
-            said.extend(of_weights.into_iter().flatten().map(|choice| advice(choice, wanted)));
+            // A shorter context with the cache that was asked for is as cheap as a smaller cache.
+            let own = alike.iter().find(|choice| choice.cache == self.settings.limits.cache_k.name());
+            let is_other =
+                |own: &&Choice| own.weights == "as stored" && enough.is_some() && own.context_tokens < wanted;
+            said.extend(own.filter(is_other).map(|own| advice(own, wanted)));
         }
         said.truncate(MOST);
         (!said.is_empty()).then(|| format!("it fits with {}", said.join("; or with ")))
