@@ -183,7 +183,11 @@ def ours(group, path, cap, rate, arguments):
 
 
 def ended(done):
-    return "killed" if done.returncode in (-9, 137) else f"status {done.returncode}: {done.stderr.strip()[-200:]}"
+    """How a program ended, with the last line that it said, without the folders of this machine."""
+    if done.returncode in (-9, 137):
+        return "killed"
+    said = re.sub(r"/\S*/", "", (done.stderr.strip().splitlines() or [""])[-1])
+    return f"status {done.returncode}: {said[-200:]}"
 
 
 def storage_rate(arguments, path, device, disk):
@@ -308,8 +312,13 @@ def main():
         rows = kept(arguments, alone if arguments.alone else measure)
     if arguments.alone:
         show("python tools/bench_ram.py target/release/smidgen FILE... --alone", machine(), rows)
-    else:
-        show("cargo xtask bench ram", f"{machine()}; {peer_version()}", rows)
+        return
+    try:
+        beside = peer_version()
+    except ImportError:
+        # The rows of the peer say that it did not begin; the others are worth keeping.
+        beside = "no llama.cpp"
+    show("cargo xtask bench ram", f"{machine()}; {beside}", rows)
 
 
 if __name__ == "__main__":
