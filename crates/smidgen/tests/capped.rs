@@ -165,7 +165,7 @@ fn caches_in_a_file_stay_within_the_cap_too() {
     let run = [&["run", TALES, "--json", "--spill-dir", directory][..], &prompt].concat();
     let want = json(&shell("exec \"$@\"", &run));
     assert_eq!(want["spilled_bytes"], 0);
-    for ram in [2300 * KIB, 2800 * KIB] {
+    for ram in [2400 * KIB, 2800 * KIB] {
         let group = Group::new(ram).unwrap();
         let got = json(&group.run(&[&run[..], &["--ram", &ram.to_string()]].concat()));
         let spilled = got["spilled_bytes"].as_u64().unwrap();

@@ -178,7 +178,7 @@ fn the_predicted_peak_is_the_measured_one_with_caches_in_a_file() {
     let ids = "7 ".repeat(400);
     let common = ["run", TALES, "--temp", "0", "--ignore-eos", "--ids", &ids, "-n", "112", "-c", "512"];
     let whole = json(&binary, &common);
-    for cap in ["2300K", "2800K"] {
+    for cap in ["2400K", "2800K"] {
         let flags = [&common[..], &["--ram", cap, "--spill-dir", scratch.path().to_str().unwrap()]].concat();
         let report = json(&binary, &flags);
         assert!(report["spilled_bytes"].as_u64().unwrap() > MIB / 2, "{report}");
