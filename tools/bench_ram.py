@@ -1,14 +1,17 @@
 """Runs smidgen and llama.cpp under the same memory cgroup and on the same disk, and prints the record (`cargo xtask bench ram`).
 
     python tools/bench_ram.py target/release/smidgen FILE... [--shares 100,90,75,50,25,10] [--disks local,50]
-                              [--seconds 20] [--tokens 24] [--alone]
+                              [--seconds 15] [--tokens 24] [--minutes 25] [--alone] [--rounds 3]
 
 The files are GGUF files in Q8_0 with the shapes of SmolLM-135M and Qwen3-0.6B; tools/bench_models.py makes them. Needs root, cgroups of version 1 (memory, blkio) and llama-cpp-python. The cap is a share of the file and a fixed part: what
 llama.cpp takes beside the file when nothing limits it. Nobody may swap, and page cache counts. A disk of 50 is the local one behind
 the kernel's own throttle (blkio.throttle.read_bps_device) at 50 MB/s, a Raspberry Pi's card. Before every run the file is dropped from
 the page cache, and llama.cpp enters its cgroup after its libraries are loaded, so that only what the model takes is counted. Both
-decode greedily with one thread and exact (F32) caches of 256 tokens; rates are of the tokens after the first. With `--alone` only
-smidgen runs, five times at each cap of a share of the file and 16 MiB, for the medians that its bound is held against.
+decode greedily with one thread and exact (F32) caches of 256 tokens, for --seconds or two tokens at least; rates are of the tokens
+after the first. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was measured, bytes by
+the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and what does not
+fit in --minutes has none but is counted. With `--alone` only smidgen runs, --rounds times at each cap of a share of the file and
+16 MiB, for the medians that its bound is held against.
 """
 
 import argparse
@@ -20,13 +23,15 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from record import machine, show
+from record import machine, peer as peer_version, show
 
 CONTEXT = 256
-ROUNDS = 5
+# What is added to the file's share where llama.cpp does not say what it takes beside the file.
+BESIDE = 16 << 20
 PROMPT = list(range(1, 9))
 MEMORY, BLKIO = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/blkio")
 MODES = {"smidgen": [], "llama.cpp, mapped": ["mapped"], "llama.cpp, --no-mmap": ["read"]}
@@ -57,6 +62,11 @@ class Group:
         """Runs a program in this group, entered by a shell, so that nothing of this one is counted."""
         enter = " && ".join(f"echo $$ > '{folder}/cgroup.procs'" for folder in self.folders())
         return subprocess.run(["sh", "-c", f'{enter} && exec "$@"', "sh", *words], capture_output=True, text=True)
+
+    def bytes_read(self):
+        """What the programs in this group had the disks read."""
+        counted = (self.blkio / "blkio.throttle.io_service_bytes").read_text()
+        return sum(int(n) for n in re.findall(r"^\S+ Read (\d+)", counted, re.M))
 
     def peak(self):
         return int((self.memory / "memory.max_usage_in_bytes").read_text())
@@ -132,30 +142,52 @@ def peer(way, path, n_tokens, most_seconds, *folders):
 
 def theirs(group, way, path, arguments):
     words = [sys.executable, __file__, "--peer", way, path, str(arguments.tokens), str(arguments.seconds), *group.folders()]
-    done = subprocess.run(words, capture_output=True, text=True)
+    try:
+        # One that thrashes may need more for its prompt and the first two tokens than is worth waiting for.
+        done = subprocess.run(words, capture_output=True, text=True, timeout=8 * arguments.seconds + 60)
+    except subprocess.TimeoutExpired as late:
+        return {"ended": f"stopped after {int(late.timeout)} s"}
     return json.loads(done.stdout) if done.returncode == 0 else {"ended": ended(done)}
 
 
-def ours(group, path, cap, arguments):
+def ours(group, path, cap, rate, arguments):
+    """One run of as many tokens as there is time for, by what a token reads and the disk's rate."""
     ids = " ".join(map(str, PROMPT))
-    words = [arguments.smidgen, "run", path, "--ids", ids, "--temp", "0", "--ignore-eos", "-c", str(CONTEXT), "-b", "16",
-             "-t", "1", "--json"]
-    if cap is not None:
-        words += ["--ram", str(cap)]
+    flags = ["-c", str(CONTEXT), "-b", "16", "-t", "1", "--json"] + ([] if cap is None else ["--ram", str(cap)])
+    planned = subprocess.run([arguments.smidgen, "plan", path, "--temp", "0", *flags], capture_output=True, text=True)
+    if planned.returncode:
+        return {"ended": ended(planned)}
+    plan = json.loads(planned.stdout)
+    most = arguments.seconds * rate / max(plan["streamed_bytes"], 1)
+    n_tokens = max(2, min(arguments.tokens, int(most)))
+    words = [arguments.smidgen, "run", path, "--ids", ids, "--temp", "0", "--ignore-eos", *flags, "-n", str(n_tokens + 1)]
     started = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = group.run([*words, "-n", str(arguments.tokens + 1)])
+    done = group.run(words)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         return {"ended": ended(done)}
     said = json.loads(done.stdout)
-    return {
+    # Loading reads what stays in memory; the prompt is one pass, and the last token is not passed.
+    lines = {line["name"]: line["bytes"] for line in plan["lines"]}
+    loaded = sum(lines.get(name, 0) for name in ("weights, kept", "header (in memory)", "vectors"))
+    passes = n_tokens + 1
+    row = {
         "tokens_per_s": said["timings"]["decode_tokens_per_s"], "bytes_read_per_token": said["streamed_bytes"],
-        "tokens": arguments.tokens, "major_faults_per_token": (used.ru_majflt - started.ru_majflt) / arguments.tokens,
+        "tokens": n_tokens, "major_faults_per_token": (used.ru_majflt - started.ru_majflt) / n_tokens,
     }
+    if plan["tokens_per_s"] is not None:
+        row["planned_tokens_per_s"] = plan["tokens_per_s"]
+    if said["streamed_bytes"]:
+        row["measured_bytes_read_per_token"] = max(0, group.bytes_read() - loaded) // passes
+    return row
 
 
 def ended(done):
-    return "killed" if done.returncode in (-9, 137) else f"status {done.returncode}: {done.stderr.strip()[-200:]}"
+    """How a program ended, with the last line that it said, without the folders of this machine."""
+    if done.returncode in (-9, 137):
+        return "killed"
+    said = re.sub(r"/\S*/", "", (done.stderr.strip().splitlines() or [""])[-1])
+    return f"status {done.returncode}: {said[-200:]}"
 
 
 def storage_rate(arguments, path, device, disk):
@@ -171,32 +203,47 @@ def alone(arguments, path, disk):
     """Rows for one file on one disk, of smidgen only: each cap in turn, and the disk and a run without a cap between them."""
     device, size = os.stat(path).st_dev, os.stat(path).st_size
     rates, free, found = [], [], {share: [] for share in arguments.shares}
-    for _ in range(ROUNDS):
+    for _ in range(arguments.rounds):
         rates.append(storage_rate(arguments, path, device, disk))
         for share, said in [(None, free), *found.items()]:
-            cap = None if share is None else size * share // 100 + (16 << 20)
+            cap = None if share is None else size * share // 100 + BESIDE
             group = Group(cap, device, disk)
             forget(path)
-            said.append(ours(group, path, cap, arguments))
+            said.append(ours(group, path, cap, rates[-1], arguments))
             group.remove()
-    rate, unbound = statistics.median(rates), statistics.median(said["tokens_per_s"] for said in free)
+    rate = statistics.median(rates)
+    unbound = middle(free, "tokens_per_s")
     for share, said in found.items():
-        tokens, n_read = statistics.median(one["tokens_per_s"] for one in said), said[0]["bytes_read_per_token"]
+        row = {"file": Path(path).name, "disk": disk, "share": share}
+        if any("ended" in one for one in said + free):
+            yield row | {"ended": next(one["ended"] for one in said + free if "ended" in one)}
+            continue
+        tokens, n_read = middle(said, "tokens_per_s"), said[0]["bytes_read_per_token"]
         bound = min(unbound, rate / max(n_read, 1))
-        yield {"file": Path(path).name, "disk": disk, "share": share, "tokens_per_s": round(tokens, 2), "bytes_read_per_token": n_read,
-               "storage_bytes_per_s": int(rate), "unbound_tokens_per_s": round(unbound, 2), "bound_tokens_per_s": round(bound, 2),
-               "of_bound": round(tokens / bound, 2)}
+        yield row | {"tokens_per_s": round(tokens, 2), "planned_tokens_per_s": round(middle(said, "planned_tokens_per_s") or 0, 2),
+                     "bytes_read_per_token": n_read, "measured_bytes_read_per_token": middle(said, "measured_bytes_read_per_token"),
+                     "storage_bytes_per_s": int(rate), "unbound_tokens_per_s": round(unbound, 2),
+                     "bound_tokens_per_s": round(bound, 2), "of_bound": round(tokens / bound, 2)}
+
+
+def middle(said, key):
+    """The median of what some runs say, if they do."""
+    values = [one[key] for one in said if key in one]
+    return statistics.median(values) if values else None
 
 
 def measure(arguments, path, disk):
     """Rows for one file on one disk."""
     device, size = os.stat(path).st_dev, os.stat(path).st_size
+    local = storage_rate(arguments, path, device, "local")
     group = Group(None, device, "local")
     free = theirs(group, "mapped", path, arguments)
     group.remove()
-    fixed = free["anonymous_bytes"] + (4 << 20)
+    if "ended" in free:
+        yield {"file": Path(path).name, "disk": disk, "program": "llama.cpp, mapped, without a cap", "ended": free["ended"]}
+    fixed = free.get("anonymous_bytes", BESIDE - (4 << 20)) + (4 << 20)
     group = Group(None, device, "local")
-    ours_free = ours(group, path, None, arguments)
+    ours_free = ours(group, path, None, local, arguments)
     group.remove()
     for share in arguments.shares:
         cap = size * share // 100 + fixed
@@ -204,21 +251,43 @@ def measure(arguments, path, disk):
         for mode, way in MODES.items():
             group = Group(cap, device, disk)
             forget(path)
-            said = theirs(group, way[0], path, arguments) if way else ours(group, path, cap, arguments)
+            said = theirs(group, way[0], path, arguments) if way else ours(group, path, cap, rate, arguments)
             row = {"file": Path(path).name, "disk": disk, "share": share, "cap_bytes": cap, "program": mode}
             said.pop("anonymous_bytes", None)
             row |= {key: round(value, 2) if isinstance(value, float) else value for key, value in said.items()}
             if "tokens_per_s" in said:
                 row["peak_bytes"] = group.peak()
             group.remove()
-            if mode == "smidgen" and "tokens_per_s" in said:
+            if mode == "smidgen" and "tokens_per_s" in said and "tokens_per_s" in ours_free:
                 # No run can be faster than its disk, nor than one whose weights are all in memory.
                 reading = rate / max(said["bytes_read_per_token"], 1)
                 bound = min(reading, ours_free["tokens_per_s"])
                 row |= {"storage_bytes_per_s": int(rate), "bound_tokens_per_s": round(bound, 2),
                         "of_bound": round(said["tokens_per_s"] / bound, 2)}
-            print(json.dumps(row), file=sys.stderr)
             yield row
+
+
+def kept(arguments, rows_of):
+    """The rows of every file and disk; those that were made before something failed or time was up stay."""
+    end = time.monotonic() + 60 * arguments.minutes
+    print(f"at most about {arguments.minutes:g} minutes", file=sys.stderr)
+    rows = []
+    for path in arguments.files:
+        for disk in arguments.disks:
+            where = {"file": Path(path).name, "disk": disk}
+            if time.monotonic() > end:
+                rows.append(where | {"ended": "not begun: no time was left"})
+                continue
+            try:
+                for row in rows_of(arguments, path, disk):
+                    print(json.dumps(row), file=sys.stderr)
+                    rows.append(row)
+                    if time.monotonic() > end:
+                        rows.append(where | {"ended": "not finished: no time was left"})
+                        break
+            except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
+                rows.append(where | {"ended": f"{type(error).__name__}: {error}"})
+    return rows
 
 
 def main():
@@ -229,15 +298,27 @@ def main():
     parser.add_argument("files", nargs="+")
     parser.add_argument("--shares", type=lambda text: [int(share) for share in text.split(",")], default=[100, 90, 75, 50, 25, 10])
     parser.add_argument("--disks", type=lambda text: text.split(","), default=["local", "50"])
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", action="store_true")
     arguments = parser.parse_args()
     arguments.smidgen = os.path.abspath(arguments.smidgen)
-    rows_of = alone if arguments.alone else measure
-    rows = [row for path in arguments.files for disk in arguments.disks for row in rows_of(arguments, path, disk)]
-    command = "python tools/bench_ram.py target/release/smidgen FILE... --alone" if arguments.alone else "cargo xtask bench ram"
-    show(command, machine(), rows)
+    with tempfile.TemporaryDirectory() as cache:
+        # Plans are made by the rates of this disk and this processor now, and the user's own stay as they are.
+        os.environ["SMIDGEN_CACHE"] = cache
+        subprocess.run([arguments.smidgen, "probe", arguments.files[0], "-t", "1"], check=True, capture_output=True)
+        rows = kept(arguments, alone if arguments.alone else measure)
+    if arguments.alone:
+        show("python tools/bench_ram.py target/release/smidgen FILE... --alone", machine(), rows)
+        return
+    try:
+        beside = peer_version()
+    except ImportError:
+        # The rows of the peer say that it did not begin; the others are worth keeping.
+        beside = "no llama.cpp"
+    show("cargo xtask bench ram", f"{machine()}; {beside}", rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from bench_ram import Group, forget
+from bench_ram import Group, ended, forget
 from record import machine, show
 
 FLAGS = ["-c", "64", "-b", "1", "--ctk", "q8_0", "--ctv", "q8_0", "-t", "1"]
@@ -37,11 +37,11 @@ def measure(smidgen, path):
     forget(path)
     words = [smidgen, "run", path, *FLAGS, "--ram", str(ram), "--ids", "1 2 3 4", "--temp", "0", "--ignore-eos", "-n", "33", "--json"]
     done = group.run(words)
-    if done.returncode:
-        raise SystemExit(f"{path}: {done.returncode} {done.stderr}")
-    said = json.loads(done.stdout)
     peak = group.peak()
     group.remove()
+    if done.returncode:
+        return {"file": Path(path).name, "ram_bytes": ram, "ended": ended(done)}
+    said = json.loads(done.stdout)
     return {
         "file": Path(path).name, "file_bytes": os.stat(path).st_size, "ram_bytes": ram, "ram_mib": round(ram / (1 << 20), 1),
         "cgroup_peak_bytes": peak, "streamed_bytes": said["streamed_bytes"],

@@ -20,7 +20,7 @@ fn index(data: &[u8]) {
     let Some((numbers, bytes)) = data.split_first_chunk::<12>() else { return };
     let at = u64::from(u32::from_le_bytes([numbers[0], numbers[1], numbers[2], numbers[3]]));
     let plain_bytes = u64::from_le_bytes([4, 5, 6, 7, 8, 9, 10, 11].map(|i| numbers[i]));
-    let stamp = Stamp { len: at + bytes.len() as u64, modified: None };
+    let stamp = Stamp { len: at + bytes.len() as u64, modified: None, identity: None };
     let Ok(index) = Index::parse(bytes, (at, plain_bytes), stamp) else { return };
     let n = index.plain_bytes();
     black_box((index.memory_bytes(), index.packed_tensor(n / 2), index.packed_bytes(n / 3, n / 3)));

@@ -1,11 +1,14 @@
 //! What would make a model fit: types of weights and cache, each with the longest context.
 
+use crate::args::{EngineArgs, SamplingArgs};
 use crate::budget::{Budget, code_bytes};
+use crate::failure::Failure;
 use crate::load::{Settings, Source};
+use crate::report;
 use serde::Serialize;
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::kv::CacheType;
-use smidgen_core::model::Model;
+use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{self, Limits};
 use smidgen_core::quant::Type;
 
@@ -15,6 +18,9 @@ const CACHE_TYPES: [CacheType; 4] = [CacheType::F32, CacheType::F16, CacheType::
 /// `convert --outtype q8_0 --fallback f16` makes the first, `quantize --pure` the others.
 const WEIGHT_TYPES: [(&str, &[Type]); 4] =
     [("q8_0", &[Type::Q8_0, Type::F16]), ("q4_w", &[Type::Q4_W]), ("q3_w", &[Type::Q3_W]), ("q2_w", &[Type::Q2_W])];
+
+/// What is said when no choice is left.
+pub const NOTHING: &str = "nothing would make it fit";
 
 /// A choice of types, and the longest context with which it fits.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +33,8 @@ pub struct Choice {
     pub context_tokens: usize,
     /// What a run takes in all.
     pub total_bytes: u64,
+    /// About how large the file with such weights is, when they must change.
+    pub file_bytes: Option<u64>,
 }
 
 /// The model, and what was asked of it.
@@ -42,8 +50,11 @@ pub struct Question<'a> {
 #[derive(Clone, Copy)]
 enum Weights {
     AsStored,
-    /// In memory as a whole, and so many bytes smaller than in the file.
-    Smaller(u64),
+    /// In memory as a whole: by so many bytes a run needs less, and the file about so many.
+    Smaller {
+        run: u64,
+        file: u64,
+    },
 }
 
 impl<'a> Question<'a> {
@@ -55,39 +66,54 @@ impl<'a> Question<'a> {
     /// Every choice of weight and cache type with the longest context that fits in `ram`, if any does.
     pub fn choices(&self, ram: u64) -> Vec<Choice> {
         let mut weights = vec![("as stored", Weights::AsStored)];
-        let smaller = WEIGHT_TYPES.iter().map(|&(name, kinds)| (name, self.saved_by(kinds)));
+        let smaller = WEIGHT_TYPES.iter().map(|&(name, kinds)| (name, self.saved_by(kinds), self.file_bytes(kinds)));
         // The embedded model is no file that could be written anew.
-        let smaller = smaller.filter(|&(_, saved)| saved > 0 && !self.source.is_embedded());
-        weights.extend(smaller.map(|(name, saved)| (name, Weights::Smaller(saved))));
+        let smaller = smaller.filter(|&(_, saved, _)| saved > 0 && !self.source.is_embedded());
+        weights.extend(smaller.map(|(name, run, file)| (name, Weights::Smaller { run, file })));
         let mut choices = Vec::new();
         for (weights, stored) in weights {
+            let file_bytes = if let Weights::Smaller { file, .. } = stored { Some(file) } else { None };
             for cache in CACHE_TYPES {
                 if let Some((context_tokens, total_bytes)) = self.longest(cache, stored, ram) {
-                    choices.push(Choice { weights, cache: cache.name(), context_tokens, total_bytes });
+                    choices.push(Choice { weights, cache: cache.name(), context_tokens, total_bytes, file_bytes });
                 }
             }
         }
         choices
     }
 
-    /// The cheapest changes in one line: the most exact cache that has the context asked for, or else the longest one, with the
-    /// weights as they are, or else with the largest that fit. `None` when nothing would.
+    /// Up to three changes in one line, the cheapest first: of the weights as they are, and then of each smaller type, the most exact
+    /// cache that has the context asked for, or else the longest one. `None` when nothing would make it fit.
     pub fn cheapest(&self, ram: u64) -> Option<String> {
-        let choices = self.choices(ram);
-        let first = choices.first()?;
-        let alike = choices.iter().filter(|choice| choice.weights == first.weights);
+        const MOST: usize = 3;
         let wanted = self.settings.limits.context_tokens;
-        let longest = alike.clone().max_by_key(|choice| choice.context_tokens)?;
-        let choice = alike.clone().find(|choice| choice.context_tokens >= wanted).unwrap_or(longest);
-        let flags = format!("-c {} --ctk {1} --ctv {1}", choice.context_tokens.min(wanted), choice.cache);
-        Some(match first.weights {
-            "as stored" => format!("it fits with {flags}"),
-            "q8_0" => format!("it fits with {flags} after 'smidgen convert --outtype q8_0 --fallback f16'"),
-            kind => format!(
-                "it fits with {flags} after 'smidgen quantize MODEL OUT {} --pure -f TEXT'",
-                kind.to_uppercase()
-            ),
-        })
+        let choices = self.choices(ram);
+        let mut said = Vec::new();
+        let mut most_tokens = 0;
+        for alike in choices.chunk_by(|a, b| a.weights == b.weights) {
+            let enough = alike.iter().find(|choice| choice.context_tokens >= wanted);
+            let longest = alike.iter().rev().max_by_key(|choice| choice.context_tokens);
+            let Some(best) = enough.or(longest) else { continue };
+            // Who makes a smaller file wants more of it than from the one that is there.
+            let n_tokens = best.context_tokens.min(wanted);
+            if n_tokens > most_tokens || n_tokens == wanted {
+                said.push(advice(best, wanted));
+                most_tokens = n_tokens;
+            }
+            // A shorter context with the cache that was asked for is as cheap as a smaller cache.
+            let own = alike.iter().find(|choice| choice.cache == self.settings.limits.cache_k.name());
+            let is_other =
+                |own: &&Choice| own.weights == "as stored" && enough.is_some() && own.context_tokens < wanted;
+            said.extend(own.filter(is_other).map(|own| advice(own, wanted)));
+        }
+        said.truncate(MOST);
+        (!said.is_empty()).then(|| format!("it fits with {}", said.join("; or with ")))
+    }
+
+    /// About how large the file is when every matrix is stored in the first of `kinds` that its rows can have.
+    fn file_bytes(&self, kinds: &[Type]) -> u64 {
+        let aligned = |n_bytes: u64| n_bytes.next_multiple_of(self.gguf.alignment().max(1));
+        self.gguf.data_offset() + self.gguf.tensors().map(|tensor| aligned(smaller(&tensor, kinds).1)).sum::<u64>()
     }
 
     /// Bytes that a run needs less, at least, when every matrix is stored in the first of `kinds` that its rows can have.
@@ -102,9 +128,10 @@ impl<'a> Question<'a> {
             true => 0,
             false => plan::activation_bytes(self.model, batch_tokens).map_or(saved, |bytes| bytes as u64),
         };
-        let code = code_bytes(smaller().map(|(kind, _)| kind));
+        let isa = self.settings.isa;
+        let code = code_bytes(smaller().map(|(kind, _)| kind), isa);
         let growth = padding + activations + code + self.header_growth();
-        (saved + code_bytes(self.gguf.tensors().map(|tensor| tensor.kind))).saturating_sub(growth)
+        (saved + code_bytes(self.gguf.tensors().map(|tensor| tensor.kind), isa)).saturating_sub(growth)
     }
 
     /// What the header may gain when it is written anew: keys that name the types, and in place of version 1, whose lengths have 4
@@ -122,7 +149,9 @@ impl<'a> Question<'a> {
             let bytes = match weights {
                 // What is read in parts takes what there is.
                 Weights::AsStored => within(Some(ram))?.1.with_process(),
-                Weights::Smaller(saved) => within(None)?.1.with_process() + self.source.bytes_in_parts() - saved,
+                Weights::Smaller { run: saved, .. } => {
+                    within(None)?.1.with_process() + self.source.bytes_in_parts() - saved
+                }
             };
             Some(bytes).filter(|&bytes| bytes <= ram)
         };
@@ -134,6 +163,32 @@ impl<'a> Question<'a> {
         }
         total(low).filter(|_| low > 0).map(|bytes| (low, bytes))
     }
+}
+
+/// The flags of `choice` for a context of `wanted` tokens or what there is of it, and how to make its file.
+fn advice(choice: &Choice, wanted: usize) -> String {
+    let flags = format!("-c {} --ctk {1} --ctv {1}", choice.context_tokens.min(wanted), choice.cache);
+    let make = match choice.weights {
+        "as stored" => return flags,
+        "q8_0" => "convert MODEL OUT --outtype q8_0 --fallback f16".to_owned(),
+        kind => format!("quantize MODEL OUT {} --pure -f TEXT", kind.to_uppercase()),
+    };
+    format!("{flags} after 'smidgen {make}' (about {})", report::bytes(choice.file_bytes.unwrap_or(0)))
+}
+
+/// The refusal of a command that has `beside` bytes in memory beside the engine over `source`, with what would make it fit.
+pub fn advised(refusal: Failure, source: &Source, args: &EngineArgs, (ram, beside): (Option<u64>, u64)) -> Failure {
+    let (Failure::Budget(message), Some(ram)) = (&refusal, ram) else { return refusal };
+    let args = EngineArgs { ram: None, ..args.clone() };
+    let cheapest = || {
+        let gguf = source.gguf()?;
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).map_err(|error| source.refused(error))?];
+        let model = source.model(&gguf, &mut layers)?;
+        let settings = Settings::new(&args, &SamplingArgs::GREEDY, source, &gguf, &model)?;
+        Ok::<_, Failure>(Question::new(source, &gguf, &model, settings).cheapest(ram.saturating_sub(beside)))
+    };
+    let advice = cheapest().ok().flatten();
+    Failure::Budget(format!("{message}; {}", advice.unwrap_or(NOTHING.to_owned())))
 }
 
 /// The type of `tensor` when it is a matrix and is stored in the first of `kinds` that its rows can have, if that is smaller, and the

@@ -11,6 +11,7 @@ use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
 use smidgen_core::sample::{Candidate, Sampler};
+use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
 use smidgen_host::spill::{self, LayerShape};
 use smidgen_host::weights::Residency;
@@ -38,18 +39,36 @@ impl Work {
     /// `tests/memory.rs` measures that it is neither more nor less by 2 % or 256 KiB, and that no cap is passed.
     pub const fn process_bytes(self) -> u64 {
         match self {
-            Work::Run | Work::Serve => 1152 << 10,
-            Work::Chat => 1536 << 10,
-            Work::Bench => 1112 << 10,
-            Work::Read => 1112 << 10,
+            Work::Run => 1024 << 10,
+            Work::Serve => 1088 << 10,
+            Work::Chat => 1432 << 10,
+            Work::Bench => 984 << 10,
+            Work::Read => 1040 << 10,
         }
     }
 }
 
-/// Code that multiplies weights of one type other than F32.
-const FLOAT_CODE_BYTES: u64 = 48 << 10;
-/// The same for a quantized type, and what quantizes activations for any of them.
-const QUANTIZED_CODE_BYTES: u64 = 48 << 10;
+/// The code that a set of kernels takes.
+struct Kernels {
+    isa: &'static str,
+    /// Attention, norms and rows of F32.
+    common: u64,
+    /// What multiplies weights of one more type.
+    each: u64,
+}
+
+/// The kernels of each set, which is code of its own, so that the same run takes more on one processor than on another. Measured
+/// with `--isa`, as `tests/memory.rs` measures them all; longer vectors have more operations to be unrolled.
+const KERNELS: &[Kernels] = &[
+    Kernels { isa: "scalar", common: 48 << 10, each: 24 << 10 },
+    Kernels { isa: "sse4.1", common: 104 << 10, each: 48 << 10 },
+    Kernels { isa: "avx2", common: 104 << 10, each: 48 << 10 },
+    Kernels { isa: "avx512-vnni", common: 96 << 10, each: 48 << 10 },
+];
+/// Those that need the most stand for every set that was not measured.
+const LARGEST_KERNELS: Kernels = Kernels { isa: "avx512", common: 128 << 10, each: 48 << 10 };
+
+/// What quantizes activations for weights of any quantized type.
 const ACTIVATIONS_CODE_BYTES: u64 = 104 << 10;
 /// What starts threads and shares work among them, and what each beyond the first takes.
 const SHARING_CODE_BYTES: u64 = 16 << 10;
@@ -58,8 +77,10 @@ const THREAD_BYTES: u64 = 16 << 10;
 const PARTS_CODE_BYTES: u64 = 152 << 10;
 /// Code that unpacks them.
 const UNPACKING_CODE_BYTES: u64 = 48 << 10;
+/// Code that keeps caches in a file.
+const SPILLING_CODE_BYTES: u64 = 96 << 10;
 /// What reading a whole file leaves behind, beside a mapped one.
-const READING_CODE_BYTES: u64 = 48 << 10;
+pub(crate) const READING_CODE_BYTES: u64 = 48 << 10;
 
 /// Code and tables of a server, and its thread.
 const SERVER_BYTES: usize = 948 << 10;
@@ -77,11 +98,12 @@ const COPIES_OF_CONVERSATION: usize = 3;
 const SCRATCH_BYTES_PER_BYTE: usize = 29;
 
 /// The lines that these are part of.
-const TYPES_CODE: &str = "code for the types of weights";
+const TYPES_CODE: &str = "code that computes";
 const SHARING: &str = "threads";
 const READING_CODE: &str = "code that reads weights";
 const PARTS_CODE: &str = "code that reads weights in parts";
 const UNPACKING_CODE: &str = "code that unpacks weights";
+const SPILLING_CODE: &str = "code that keeps caches in a file";
 
 /// One consumer of memory.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -100,9 +122,11 @@ pub struct Budget {
     /// What the process takes beside them.
     #[serde(skip)]
     pub process_bytes: u64,
-    /// The types that weights have.
+    /// The types that weights have, and the kernels that multiply them.
     #[serde(skip)]
     kinds: Vec<Type>,
+    #[serde(skip)]
+    isa: Option<Isa>,
     /// Which weights are among them, of a model that is read in parts.
     #[serde(skip)]
     pub residency: Option<Residency>,
@@ -118,7 +142,8 @@ impl Budget {
     /// The sum of `lines` for a process that does `work`.
     pub fn of_lines(lines: Vec<Line>, work: Work) -> Self {
         let process_bytes = work.process_bytes();
-        Self { lines, process_bytes, kinds: Vec::new(), residency: None, spilled: Vec::new(), spilled_bytes: 0 }
+        let (kinds, spilled) = (Vec::new(), Vec::new());
+        Self { lines, process_bytes, kinds, isa: None, residency: None, spilled, spilled_bytes: 0 }
     }
 
     /// Adds what `other` takes, of another model that the same process runs, and calls it `name`. What of the program both need is
@@ -126,15 +151,22 @@ impl Budget {
     pub fn add_beside(&mut self, name: &str, other: Budget) {
         self.kinds.extend(other.kinds);
         let has = |line: &str| self.lines.iter().any(|own| own.name == line);
-        let code =
-            [(SHARING, SHARING_CODE_BYTES), (PARTS_CODE, PARTS_CODE_BYTES), (UNPACKING_CODE, UNPACKING_CODE_BYTES)];
+        let code = [
+            (SHARING, SHARING_CODE_BYTES),
+            (PARTS_CODE, PARTS_CODE_BYTES),
+            (UNPACKING_CODE, UNPACKING_CODE_BYTES),
+            (SPILLING_CODE, SPILLING_CODE_BYTES),
+        ];
         let both = code.map(|(line, bytes)| (line, if has(line) { bytes } else { 0 }));
         for line in other.lines.into_iter().filter(|line| line.name != TYPES_CODE) {
             let once = both.iter().find(|(name, _)| *name == line.name).map_or(0, |&(_, bytes)| bytes);
             self.lines.push(Line { name: format!("{name}: {}", line.name), bytes: line.bytes - once });
         }
         self.lines.retain(|line| line.name != TYPES_CODE);
-        self.lines.push(Line { name: TYPES_CODE.to_owned(), bytes: code_bytes(self.kinds.iter().copied()) });
+        if let Some(isa) = self.isa.or(other.isa) {
+            let bytes = code_bytes(self.kinds.iter().copied(), isa);
+            self.lines.push(Line { name: TYPES_CODE.to_owned(), bytes });
+        }
     }
 
     /// The sum for `model` in `source` under `plan`; of a model that is read in parts, with as many weights as `ram` leaves room
@@ -163,17 +195,19 @@ impl Budget {
         for (name, bytes) in work_lines(gguf, settings) {
             add(name, bytes);
         }
-        for (name, bytes) in process_lines(gguf, plan.limits().n_threads, source, ram) {
+        for (name, bytes) in process_lines(gguf, settings, source, ram) {
             add(name, bytes as usize);
         }
         let spilled = spilled_layers(model, plan);
         let shapes = || spilled.iter().map(|&(_, shape)| shape);
         if !spilled.is_empty() {
             add("caches in a file, of which in memory", spill::spill_bytes(shapes()) as usize);
+            add(SPILLING_CODE, SPILLING_CODE_BYTES as usize);
         }
         let spilled_bytes = shapes().map(|shape| shape.bytes() as u64).sum();
         let kinds = gguf.tensors().map(|tensor| tensor.kind).collect();
-        let mut budget = Self { kinds, spilled, spilled_bytes, ..Self::of_lines(lines, settings.work) };
+        let isa = Some(settings.isa);
+        let mut budget = Self { kinds, isa, spilled, spilled_bytes, ..Self::of_lines(lines, settings.work) };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
             let left = ram.saturating_sub(budget.with_process());
             let residency = Residency::new(model, gguf, left, settings.reads_each, source.index());
@@ -240,7 +274,8 @@ impl Budget {
         let n_layers = model.hparams().n_layers;
         let all = with_layers(n_layers, ram)?;
         let Some(limit) = ram else { return Ok(all) };
-        if all.1.with_process() <= limit && all.1.streamed_bytes() == 0 {
+        let fits = |(_, budget): &(Plan, Self)| budget.with_process() <= limit;
+        if fits(&all) && all.1.streamed_bytes() == 0 {
             return Ok(all);
         }
         let caches = |n: usize| {
@@ -248,16 +283,12 @@ impl Budget {
             let spilled = spilled_layers(model, &plan).into_iter().map(|(_, shape)| shape);
             Ok(plan.cache_bytes() as u64 + spill::spill_bytes(spilled))
         };
-        let beside = with_layers(0, None)?.1.with_process() - caches(0)?;
-        let left = limit.saturating_sub(beside);
-        let share = match source.outline() {
-            // At least what streaming cannot do without is for the weights.
-            Some(_) => {
-                let least = Residency::new(model, gguf, 0, settings.reads_each, source.index());
-                (left / 2).min(left.saturating_sub(least.reader_bytes()))
-            }
-            None => left,
-        };
+        // What cannot be done without: every layer spilled, and of the weights no row kept.
+        let least = with_layers(0, Some(0))?.1;
+        let weights = least.residency.as_ref().map_or(0, Residency::reader_bytes);
+        let left = limit.saturating_sub(least.with_process() - weights - caches(0)?);
+        // At least what streaming cannot do without is for the weights.
+        let share = if least.residency.is_some() { (left / 2).min(left.saturating_sub(weights)) } else { left };
         let mut n_cached = n_layers;
         while n_cached > 0 && caches(n_cached)? > share {
             n_cached -= 1;
@@ -266,8 +297,18 @@ impl Budget {
             return Ok(all);
         }
         let spilling = with_layers(n_cached, ram)?;
-        let is_better = spilling.1.with_process() <= limit || all.1.with_process() > limit;
-        Ok(if is_better { spilling } else { all })
+        if fits(&spilling) || fits(&all) {
+            return Ok(if fits(&spilling) { spilling } else { all });
+        }
+        // A few small layers need less than two that are in memory by turns: what needs the least is one of these.
+        let mut found = all;
+        for n in [n_layers.saturating_sub(1), 0] {
+            let other = with_layers(n, ram)?;
+            if other.1.with_process() < found.1.with_process() {
+                found = other;
+            }
+        }
+        Ok(found)
     }
 
     /// Of the weights, what is read from the file for every pass.
@@ -286,14 +327,13 @@ impl Budget {
     }
 }
 
-/// Code for weights of these types, which may be named more than once: each has kernels of its own.
-pub fn code_bytes(kinds: impl Iterator<Item = Type>) -> u64 {
+/// Code of the kernels `isa` for weights of these types, which may be named more than once: each has kernels of its own.
+pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa) -> u64 {
     let kinds: BTreeMap<&str, bool> =
         kinds.filter(|&kind| kind != Type::F32).map(|kind| (kind.name(), kind.is_integer())).collect();
-    let n_quantized = kinds.values().filter(|&&is_integer| is_integer).count();
-    let n_floats = kinds.len() - n_quantized;
-    let activations = if n_quantized > 0 { ACTIVATIONS_CODE_BYTES } else { 0 };
-    activations + n_quantized as u64 * QUANTIZED_CODE_BYTES + n_floats as u64 * FLOAT_CODE_BYTES
+    let kernels = KERNELS.iter().find(|kernels| kernels.isa == isa.name()).unwrap_or(&LARGEST_KERNELS);
+    let activations = if kinds.values().any(|&is_integer| is_integer) { ACTIVATIONS_CODE_BYTES } else { 0 };
+    kernels.common + activations + kinds.len() as u64 * kernels.each
 }
 
 /// Bytes of a request's body at most, for a context of so many tokens.
@@ -325,14 +365,15 @@ fn work_lines(gguf: &Gguf<'_>, settings: &Settings) -> Vec<(&'static str, usize)
 /// What the process takes beyond [`Work::process_bytes`], by what it will do.
 fn process_lines(
     gguf: &Gguf<'_>,
-    n_threads: usize,
+    settings: &Settings,
     source: &Source,
     ram: Option<u64>,
 ) -> impl Iterator<Item = (&'static str, u64)> {
     let is_in_parts = source.outline().is_some() && ram.is_some();
+    let n_threads = settings.limits.n_threads;
     let threads = if n_threads > 1 { SHARING_CODE_BYTES + (n_threads as u64 - 1) * THREAD_BYTES } else { 0 };
     let lines = [
-        (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind))),
+        (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind), settings.isa)),
         (SHARING, threads),
         (READING_CODE, if source.is_read() { READING_CODE_BYTES } else { 0 }),
         (PARTS_CODE, if is_in_parts { PARTS_CODE_BYTES } else { 0 }),

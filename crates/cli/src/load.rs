@@ -1,8 +1,8 @@
 //! From a model's name to an engine that is ready: every buffer belongs to a function of this file.
 
-use crate::advice::Question;
+use crate::advice::{NOTHING, Question};
 use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, Work, check_ram};
+use crate::budget::{Budget, Line, READING_CODE_BYTES, Work, check_ram};
 use crate::failure::Failure;
 use crate::import::{self, Imported};
 use crate::progress::Bar;
@@ -92,7 +92,8 @@ impl Source {
         let Some(ram) = engine.ram else { return Self::open(args) };
         let Some(source) = Self::open_in_parts(args, engine, ram)? else { return Self::open(args) };
         let beside = Budget::of(&source, &EngineArgs { ram: None, ..engine.clone() }, sampling)?;
-        let fits = beside.with_process() + source.bytes_in_parts() <= ram;
+        let reading = if args.no_mmap { READING_CODE_BYTES } else { 0 };
+        let fits = beside.with_process() + source.bytes_in_parts() + reading <= ram;
         // What is packed cannot be mapped, so it is read by parts in any case.
         if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
     }
@@ -553,7 +554,7 @@ fn planned(
     let (plan, budget) = Budget::within(source, gguf, &model, &settings, args.ram)?;
     check_ram(args.ram, &budget).map_err(|failure| {
         let advice = args.ram.and_then(|ram| Question::new(source, gguf, &model, settings).cheapest(ram));
-        Failure::Budget(format!("{failure}; {}", advice.unwrap_or("nothing would make it fit".to_owned())))
+        Failure::Budget(format!("{failure}; {}", advice.unwrap_or(NOTHING.to_owned())))
     })?;
     Ok((settings, plan, budget))
 }

@@ -69,6 +69,10 @@ pub struct Streamed<'a> {
     pub bytes: u64,
     /// Of a packed file, how many bytes are decoded for that, how many are only put in their places, and by how many threads.
     pub unpacked: Option<([u64; 2], usize)>,
+    /// Of the caches, how many bytes are read from a file when the context is full, and from a file in which directory.
+    pub spilled: u64,
+    /// The directory.
+    pub spill_path: Option<&'a Path>,
 }
 
 impl Probe {
@@ -99,25 +103,36 @@ impl Probe {
         written.map_err(host_failure)
     }
 
-    /// Tokens per second of a run of `model` that needs `streamed` for each: the most that the measured rates allow. `None` when
-    /// a type, the disk, or unpacking was not measured.
-    pub fn tokens_per_s(&self, model: &Model<'_>, streamed: Streamed<'_>) -> Option<f64> {
+    /// Tokens per second of a run of `model` by `threads` threads that needs `streamed` for each: the most that the measured rates
+    /// allow. `None` when a type, a disk, or unpacking was not measured.
+    pub fn tokens_per_s(&self, model: &Model<'_>, threads: usize, streamed: Streamed<'_>) -> Option<f64> {
+        let n_cores = smidgen_host::machine::n_cores();
+        // More threads than cores multiply no faster.
+        let at_once = |threads: usize| threads.clamp(1, n_cores) as f64;
+        let scale = at_once(self.threads) / at_once(threads);
         let mut computing = 0.0;
         for matrix in model.matrices() {
             let rate = self.weights_bytes_per_s.get(matrix.kind.name()).filter(|&&rate| rate > 0.0)?;
-            computing += (matrix.rows * matrix.row_bytes()) as f64 / rate;
+            computing += (matrix.rows * matrix.row_bytes()) as f64 / rate * scale;
         }
-        if streamed.bytes == 0 {
-            return Some(1.0 / computing);
-        }
-        let rate = self.storage_bytes_per_s.get(&disk(streamed.path?)).filter(|&&rate| rate > 0.0)?;
-        let reading = streamed.bytes as f64 / rate;
-        let unpacking = match streamed.unpacked {
+        let reading = self.seconds_of_disk(streamed.bytes, streamed.path)?
+            + self.seconds_of_disk(streamed.spilled, streamed.spill_path)?;
+        let unpacking = match streamed.unpacked.filter(|_| streamed.bytes > 0) {
             Some(([coded, plain], n_readers)) => Some((self.unpacking_bytes_per_s.seconds(coded, plain)?, n_readers)),
             None => None,
         };
-        let cores = (smidgen_host::machine::n_cores(), self.threads);
-        Some(1.0 / seconds_of_token(computing, reading, unpacking, cores))
+        Some(1.0 / seconds_of_token(computing, reading, unpacking, (n_cores, threads)))
+    }
+
+    /// How long the disk of `path` takes for so many bytes; `None` when it was not measured.
+    fn seconds_of_disk(&self, bytes: u64, path: Option<&Path>) -> Option<f64> {
+        if bytes == 0 {
+            return Some(0.0);
+        }
+        // A directory that is not there yet will be on the disk of the nearest one that is.
+        let there = path?.ancestors().find(|path| path.exists())?;
+        let rate = self.storage_bytes_per_s.get(&disk(there)).filter(|&&rate| rate > 0.0)?;
+        Some(bytes as f64 / rate)
     }
 }
 
@@ -268,6 +283,16 @@ mod tests {
         assert_eq!(seconds(Some((0.005, 2)), 8), 0.02, "so are the readers");
         assert_eq!(seconds(Some((0.07, 2)), 8), 0.04, "each of two reads and unpacks a half");
         assert_eq!(seconds(Some((0.02, 2)), 1), 0.04, "one core does both");
+    }
+
+    #[test]
+    fn a_cache_in_a_file_takes_the_time_of_its_disk() {
+        let here = std::env::temp_dir();
+        let storage_bytes_per_s = BTreeMap::from([(disk(&here), 1e6)]);
+        let probe = Probe { storage_bytes_per_s, ..Probe::default() };
+        assert_eq!(probe.seconds_of_disk(500_000, Some(&here.join("not/there"))), Some(0.5));
+        assert_eq!(probe.seconds_of_disk(0, None), Some(0.0), "nothing is read");
+        assert_eq!(Probe::default().seconds_of_disk(1, Some(&here)), None, "not measured");
     }
 
     #[test]

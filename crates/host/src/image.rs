@@ -10,6 +10,7 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 use crate::error::Error;
 use crate::packed;
 use crate::progress::{Progress, Work};
+use crate::weights::Stamp;
 
 /// Bytes read between two steps of a progress bar.
 const READ_BYTES: usize = 4 << 20;
@@ -51,6 +52,8 @@ impl Image {
     /// When it is not a file, is empty, cannot be read, or does not fit in memory.
     pub fn read(path: &Path, progress: &dyn Progress) -> Result<Self, Error> {
         let (mut file, len) = open_file(path)?;
+        let stamp = |file: &File| Stamp::of(file).map_err(|error| Error::reading(path, &error));
+        let before = stamp(&file)?;
         let mut pages = Self::pages(len).map_err(|error| error(path))?;
         // Fewer, larger pages are found faster; a system that has none goes on with small ones.
         #[cfg(target_os = "linux")]
@@ -59,6 +62,9 @@ impl Image {
         for chunk in pages.chunks_mut(READ_BYTES) {
             file.read_exact(chunk).map_err(|error| Error::reading(path, &error))?;
             work.advance(chunk.len() as u64);
+        }
+        if stamp(&file)? != before {
+            return Err(Error::bad(path, "the file was changed while it was read"));
         }
         Ok(Image::Owned(pages))
     }

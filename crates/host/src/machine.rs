@@ -2,10 +2,12 @@
 
 /// The most bytes this process has ever had resident (Linux: `VmHWM`); `None` where the system does not say.
 ///
-/// Linux keeps the most by counts that each processor adds up only now and then, 128 KiB behind at most, but counts exactly what is resident when it is
-/// asked (`task_mem` in `fs/proc/task_mmu.c`): who wants the truth asks while most is in use.
+/// Linux keeps the most by counts that each processor adds up only now and then, so that it may be told 128 KiB too small for each
+/// of them; what is resident now it finds exactly when it walks the page tables (`smaps_rollup`). Who wants the truth asks while most
+/// is in use.
 pub fn peak_rss_bytes() -> Option<u64> {
-    proc_kib("/proc/self/status", "VmHWM:")
+    let now = proc_kib("/proc/self/smaps_rollup", "Rss:");
+    proc_kib("/proc/self/status", "VmHWM:").max(now)
 }
 
 /// Bytes of this process that are resident now (Linux: `VmRSS`); `None` where the system does not say.

@@ -1,6 +1,7 @@
-//! Caches kept in a file give the bits of caches in memory, at every context length and after positions are forgotten.
+//! Caches kept in a file give the bits of caches in memory, at every context length and after positions are forgotten; and a disk
+//! that fails, fills up or says nothing ends a run with a line that says so.
 
-use smidgen_core::engine::Engine;
+use smidgen_core::engine::{self, Engine};
 use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
@@ -8,14 +9,24 @@ use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::simd::Isa;
 use smidgen_core::store::Spill;
 use smidgen_core::workers::Single;
-use smidgen_host::spill::{LayerShape, SpillFile, first_on_disk};
+use smidgen_host::spill::{LayerShape, SpillDisk, SpillFile, SpillStorage, first_on_disk};
+use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// More than one sector of rows for each head, and a last one in part.
 const CONTEXT: usize = 75;
 
-/// The bits of logits after prompts, single tokens and forgotten positions, with the caches of `n_cached` layers in memory.
-fn bits(n_cached: usize, cache: CacheType, directory: &Path) -> Vec<u32> {
+/// The caches that are spilled.
+type Layers = [(usize, LayerShape)];
+
+/// What `job` does with an engine that has the caches of `n_cached` layers in memory and the others where `open` keeps them.
+fn run<T>(
+    (n_cached, cache): (usize, CacheType),
+    open: impl FnOnce(&Layers) -> SpillFile,
+    job: impl FnOnce(&mut Engine<'_>, Option<&SpillFile>) -> T,
+) -> T {
     let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")).unwrap();
     let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
@@ -32,25 +43,168 @@ fn bits(n_cached: usize, cache: CacheType, directory: &Path) -> Vec<u32> {
     let plan = Plan::with_cached_layers(&model, &limits, n_cached).unwrap();
     let spilled = (0..h.n_layers).filter(|&layer| plan.cache_place(&h, layer).is_none());
     let spilled: Vec<(usize, LayerShape)> = spilled.map(|layer| (layer, LayerShape::of(&h, &limits, layer))).collect();
-    let spill = (!spilled.is_empty()).then(|| SpillFile::new(directory, &spilled).unwrap());
+    let spill = (!spilled.is_empty()).then(|| open(&spilled));
     let mut arena = vec![0xff; plan.arena_bytes()];
     let mut engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap();
     if let Some(spill) = &spill {
         engine = engine.with_spill(spill);
     }
+    job(&mut engine, spill.as_ref())
+}
+
+/// The bits of logits after prompts, single tokens and forgotten positions.
+fn bits_of(engine: &mut Engine<'_>) -> Result<Vec<u32>, engine::Error> {
     let tokens: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % 2048).collect();
     let mut bits = Vec::new();
     let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
-    keep(engine.forward(&tokens[..30]).unwrap());
+    keep(engine.forward(&tokens[..30])?);
     for token in &tokens[30..CONTEXT] {
-        keep(engine.forward(&[*token]).unwrap());
+        keep(engine.forward(&[*token])?);
     }
     // What was forgotten is written over, in the middle of a sector and of a pass that was read ahead.
     for n in [41, 0, 3] {
         engine.truncate(n);
-        engine.forward_each(&tokens[5..25], |_, logits| keep(logits)).unwrap();
+        engine.forward_each(&tokens[5..25], |_, logits| keep(logits))?;
     }
-    bits
+    Ok(bits)
+}
+
+/// Those with the caches of `n_cached` layers in memory and the others in a file in `directory`.
+fn bits(n_cached: usize, cache: CacheType, directory: &Path) -> Vec<u32> {
+    let open = |layers: &Layers| SpillFile::new(directory, layers).unwrap();
+    run((n_cached, cache), open, |engine, _| bits_of(engine).unwrap())
+}
+
+/// What a disk does from some read or write on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Fails,
+    IsFull,
+    IsInterrupted,
+    IsShort(usize),
+    Stalls(Duration),
+}
+
+/// A disk in memory that has its fault after so many reads and writes.
+struct Faulty {
+    bytes: Vec<u8>,
+    fault: Arc<Mutex<Option<Fault>>>,
+    n_before: usize,
+}
+
+impl Faulty {
+    /// The fault that this read or write has; how many bytes of `len` it may do.
+    fn meet(&mut self, is_write: bool, len: usize) -> io::Result<usize> {
+        if self.n_before > 0 {
+            self.n_before -= 1;
+            return Ok(len);
+        }
+        let fault = *self.fault.lock().unwrap();
+        match fault {
+            Some(Fault::Fails) if !is_write => Err(io::Error::other("the disk is broken")),
+            Some(Fault::IsFull) if is_write => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::IsInterrupted) => {
+                *self.fault.lock().unwrap() = None;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            Some(Fault::IsShort(n)) => Ok(n.min(len)),
+            Some(Fault::Stalls(time)) => {
+                std::thread::sleep(time);
+                Ok(len)
+            }
+            _ => Ok(len),
+        }
+    }
+}
+
+impl SpillStorage for Faulty {
+    fn read_at(&mut self, at: u64, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.meet(false, out.len())?;
+        out[..n].copy_from_slice(&self.bytes[at as usize..][..n]);
+        Ok(n)
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.meet(true, bytes.len())?;
+        self.bytes[at as usize..][..n].copy_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+/// The bits over a disk with `fault` after `n_before` reads and writes, or what is said; and what a second try without it gives.
+fn with_fault(fault: Fault, n_before: usize, patience: Duration) -> (Result<Vec<u32>, String>, Option<Vec<u32>>) {
+    let state = Arc::new(Mutex::new(Some(fault)));
+    let open = |layers: &Layers| {
+        let bytes = vec![0xaa; layers.iter().map(|(_, shape)| shape.bytes()).sum()];
+        let disk = Faulty { bytes, fault: Arc::clone(&state), n_before };
+        SpillFile::over("cache".into(), Box::new(disk), layers).unwrap().with_patience(patience)
+    };
+    run((1, CacheType::F32), open, |engine, spill| match bits_of(engine) {
+        Ok(bits) => (Ok(bits), None),
+        Err(error) => {
+            assert!(matches!(error, engine::Error::Cache(_)), "{error}");
+            let said = spill.unwrap().take_error().unwrap().to_string();
+            *state.lock().unwrap() = None;
+            if let Fault::Stalls(time) = fault {
+                std::thread::sleep(time);
+            }
+            engine.truncate(0);
+            (Err(said), bits_of(engine).ok())
+        }
+    })
+}
+
+#[test]
+fn a_disk_that_is_short_interrupted_or_slow_changes_nothing() {
+    let want = bits(6, CacheType::F32, Path::new("never used"));
+    let slow = Duration::from_millis(1);
+    for fault in [Fault::IsShort(1777), Fault::IsShort(4096), Fault::IsShort(9000), Fault::IsInterrupted] {
+        assert!(with_fault(fault, 5, Duration::from_secs(60)).0.unwrap() == want, "{fault:?}");
+    }
+    assert!(with_fault(Fault::Stalls(slow), 4000, Duration::from_secs(60)).0.unwrap() == want);
+}
+
+#[test]
+fn a_disk_that_fails_ends_a_run_and_a_mended_one_goes_on() {
+    let want = bits(6, CacheType::F32, Path::new("never used"));
+    for n_before in [0, 1, 30, 500] {
+        let (failed, again) = with_fault(Fault::Fails, n_before, Duration::from_secs(60));
+        assert!(failed.unwrap_err().contains("the disk is broken"), "after {n_before}");
+        assert!(again.unwrap() == want, "after {n_before}");
+    }
+}
+
+/// Rows that were not kept are missed by whoever comes next, so nothing goes on after that.
+#[test]
+fn a_disk_that_is_full_ends_a_run_for_good() {
+    for n_before in [0, 30, 500] {
+        let (failed, again) = with_fault(Fault::IsFull, n_before, Duration::from_secs(60));
+        let failed = failed.unwrap_err();
+        assert!(failed.contains("cannot be written"), "{failed}");
+        assert!(again.is_none(), "after {n_before}");
+    }
+}
+
+#[test]
+fn a_disk_that_never_answers_is_given_up() {
+    // Not so little that a busy machine is taken for a broken disk.
+    let stall = Fault::Stalls(Duration::from_millis(2500));
+    let (failed, again) = with_fault(stall, 9, Duration::from_millis(1000));
+    let failed = failed.unwrap_err();
+    assert!(failed.contains("has not answered for 1 seconds"), "{failed}");
+    assert!(again.unwrap() == bits(6, CacheType::F32, Path::new("never used")));
+}
+
+#[test]
+fn through_the_cache_of_the_system_the_bits_are_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let want = bits(6, CacheType::F32, directory.path());
+    let open = |layers: &Layers| {
+        let len = layers.iter().map(|(_, shape)| shape.bytes() as u64).sum();
+        let (path, disk) = SpillDisk::create(directory.path(), len).unwrap();
+        SpillFile::over(path, Box::new(disk.cached()), layers).unwrap()
+    };
+    assert!(run((2, CacheType::F32), open, |engine, _| bits_of(engine).unwrap()) == want);
 }
 
 #[test]

@@ -249,7 +249,7 @@ fn with_fault(
         };
         let (windows, row) = (residency.windows(), residency.fetched_row_bytes());
         let ahead = (0..windows.n_readers()).map(|_| faulty()).collect();
-        let sources = Sources { ahead, aside: faulty(), tries_ring: direct.is_some() };
+        let sources = Sources { ahead, aside: faulty(), tries_ring: direct.is_some(), expected: outline.stamp() };
         let stream = Stream::new(outline.path(), sources, residency.streamed(), windows, row);
         stream.unwrap().with_patience(patience)
     };
@@ -330,6 +330,35 @@ fn a_file_that_changes_is_not_read_further() {
     }
 }
 
+/// A file that was written anew, or replaced by another of the same length and age, after its header was read.
+#[test]
+fn a_file_that_changes_before_its_weights_are_read_is_not_the_model_that_was_checked() {
+    let rewrite = |path: &Path| std::fs::write(path, std::fs::read(path).unwrap()).unwrap();
+    let replace = |path: &Path| {
+        let other = path.with_extension("other");
+        std::fs::copy(path, &other).unwrap();
+        let time = std::fs::metadata(path).unwrap().modified().unwrap();
+        File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&other, path).unwrap();
+    };
+    for change in [&rewrite as &dyn Fn(&Path), &replace] {
+        let (_directory, path) = copy();
+        let open = |outline: &Outline, residency: &Residency| {
+            // Some systems tell times only by some milliseconds.
+            std::thread::sleep(Duration::from_millis(20));
+            change(outline.path());
+            let error = Kept::read(outline, residency).unwrap_err().to_string();
+            assert!(error.contains("was changed"), "{error}");
+            outline.stream(residency).unwrap()
+        };
+        with_parts(&path, 200 << 10, open, |engine, stream| {
+            assert!(matches!(engine.forward(&TOKENS), Err(engine::Error::Storage(_))));
+            let error = stream.take_error().unwrap().to_string();
+            assert!(error.contains("was changed"), "{error}");
+        });
+    }
+}
+
 /// By threads or by io_uring, past the system's cache or, where a file system has no direct reads, through it.
 #[test]
 fn however_a_file_is_read_the_bits_are_the_same() {
@@ -346,7 +375,7 @@ fn however_a_file_is_read_the_bits_are_the_same() {
                 let file = || Box::new(open_file(outline.path()).unwrap()) as Box<dyn Storage>;
                 let (windows, row) = (residency.windows(), residency.fetched_row_bytes());
                 let ahead = (0..windows.n_readers()).map(|_| file()).collect();
-                let sources = Sources { ahead, aside: file(), tries_ring };
+                let sources = Sources { ahead, aside: file(), tries_ring, expected: outline.stamp() };
                 Stream::new(outline.path(), sources, residency.streamed(), windows, row).unwrap()
             };
             let got = with_parts(&path, budget, open, |engine, _| bits(engine).unwrap());

@@ -4,6 +4,9 @@
 
 mod given;
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,10 +36,14 @@ impl Group {
         })
     }
 
+    /// The line of shell that enters this group, and then becomes the command.
+    fn enter(&self) -> String {
+        format!("echo $$ > '{}/cgroup.procs' && exec \"$@\"", self.path.display())
+    }
+
     /// Runs the command in this group.
     fn run(&self, args: &[&str]) -> Output {
-        let enter = format!("echo $$ > '{}/cgroup.procs' && exec \"$@\"", self.path.display());
-        shell(&enter, args)
+        shell(&self.enter(), args)
     }
 
     /// The most that the group held at once.
@@ -52,11 +59,16 @@ impl Drop for Group {
     }
 }
 
-/// Runs the command after a line of shell.
-fn shell(before: &str, args: &[&str]) -> Output {
+/// The command after a line of shell, with nothing to read.
+fn command(before: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", before, "sh", &binary()]).args(args).stdin(Stdio::null());
-    command.output().unwrap()
+    command
+}
+
+/// Runs the command after a line of shell.
+fn shell(before: &str, args: &[&str]) -> Output {
+    command(before, args).output().unwrap()
 }
 
 /// The static build where there is one, which is the one that the limits are for.
@@ -137,6 +149,133 @@ fn a_packed_file_stays_within_the_cap_too() {
         println!("packed: {ram} bytes allowed, {} held at most", group.peak_bytes());
         assert_eq!(got["ids"], want["ids"], "in {ram}");
         assert!(group.peak_bytes() <= ram);
+    }
+}
+
+/// The caches of a long context go to a file, and the ids are those of a run that keeps them all.
+#[test]
+fn caches_in_a_file_stay_within_the_cap_too() {
+    if Group::new(64 << 20).is_none() {
+        println!("skipped: caches in a file in a memory cgroup, which this process may not make");
+        return;
+    }
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let directory = scratch.path().to_str().unwrap();
+    let prompt = ["-p", "Once upon a time", "--temp", "0", "-n", "300", "--ignore-eos", "-c", "512"];
+    let run = [&["run", TALES, "--json", "--spill-dir", directory][..], &prompt].concat();
+    let want = json(&shell("exec \"$@\"", &run));
+    assert_eq!(want["spilled_bytes"], 0);
+    for ram in [2400 * KIB, 2800 * KIB] {
+        let group = Group::new(ram).unwrap();
+        let got = json(&group.run(&[&run[..], &["--ram", &ram.to_string()]].concat()));
+        let spilled = got["spilled_bytes"].as_u64().unwrap();
+        println!("{ram} bytes allowed, {} held at most, {spilled} spilled", group.peak_bytes());
+        assert!(spilled > 300 * KIB, "in {ram}: {spilled}");
+        assert_eq!(got["ids"], want["ids"], "in {ram}");
+        assert!(group.peak_bytes() <= ram);
+    }
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing stays behind");
+}
+
+/// What `args` say in a group of `ram` bytes and no more, and without a limit; they read `input`.
+fn capped_and_free(args: &[&str], ram: u64, input: &Path) -> [String; 2] {
+    let group = Group::new(ram).unwrap();
+    let text = ram.to_string();
+    let capped = [args, &["--ram", &text]].concat();
+    [(group.enter(), &capped[..]), ("exec \"$@\"".to_owned(), args)].map(|(before, args)| {
+        let output = command(&before, args).stdin(File::open(input).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    })
+}
+
+#[test]
+fn whatever_has_the_flag_stays_within_the_cap() {
+    if Group::new(64 << 20).is_none() {
+        println!("skipped: chat, eval and bench in a memory cgroup, which this process may not make");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let said = file("said", "Once upon a time\nThere was a little girl\n");
+    let template = file("template", "{% for message in messages %}{{ message.content }} {% endfor %}");
+    let template = template.to_str().unwrap();
+    let chat = ["chat", TALES, "--temp", "0", "-c", "64", "-n", "12", "--chat-template-file", template];
+    let [capped, free] = capped_and_free(&chat, 2700 * KIB, &said);
+    assert!(capped == free && !free.trim().is_empty(), "{capped} instead of {free}");
+
+    let story = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/eval/story.txt");
+    let eval = ["eval", TALES, "-f", story, "-c", "64", "--json"];
+    let [capped, free] = capped_and_free(&eval, 3000 * KIB, &said).map(|text| {
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        report["perplexity"].as_f64().unwrap().to_bits()
+    });
+    assert_eq!(capped, free, "the same perplexity, to the bit");
+
+    for ram in [2300 * KIB, 4000 * KIB] {
+        let [capped, _] = capped_and_free(&["bench", TALES, "-p", "8", "-n", "8", "-r", "1", "--json"], ram, &said);
+        assert!(capped.contains("\"decode\""), "{capped}");
+    }
+}
+
+/// The text that a server started after this line of shell gives for a prompt.
+fn served(before: &str, flags: &[&str]) -> String {
+    let args = [&["serve", TALES, "--port", "0", "-c", "64"], flags].concat();
+    let mut server = command(before, &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("http://"))).expect("an address");
+    let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap();
+    let body = serde_json::json!({"prompt": "Once upon a time", "max_tokens": 20, "temperature": 0}).to_string();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let text = answer.split("\"text\":\"").nth(1).unwrap_or_else(|| panic!("{answer}"));
+    text.split("\",\"").next().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_in_a_cgroup_of_exactly_the_cap_answers_as_any_other() {
+    let ram = 3500 * KIB;
+    let Some(group) = Group::new(ram) else {
+        println!("skipped: a server in a memory cgroup, which this process may not make");
+        return;
+    };
+    let want = served("exec \"$@\"", &[]);
+    assert_eq!(served(&group.enter(), &["--ram", &ram.to_string()]), want);
+    println!("serve: {ram} bytes allowed, {} held at most", group.peak_bytes());
+    assert!(group.peak_bytes() <= ram);
+}
+
+/// A file system in memory has no reads past the cache: the flag is refused, and files are read through it.
+#[test]
+fn where_direct_reads_are_refused_the_text_is_the_same() {
+    let mount = tempfile::tempdir().unwrap();
+    let place = mount.path().display().to_string();
+    let inside = |then: &str| format!("mount -t ramfs none '{place}' && cp '{TALES}' '{place}/tales.gguf' && {then}");
+    let is_allowed = Command::new("unshare").args(["-m", "sh", "-c", &inside("true")]).stderr(Stdio::null()).status();
+    if !is_allowed.is_ok_and(|status| status.success()) {
+        println!("skipped: a file system without direct reads, which this process may not mount");
+        return;
+    }
+    let want = json(&shell("exec \"$@\"", &[&["run", TALES, "--json"][..], &PROMPT].concat()));
+    let model = format!("{place}/tales.gguf");
+    for ram in ["2300K", "2600K"] {
+        // What the copy takes is charged to who wrote it, so the group is entered after that.
+        let group = Group::new(4 << 20);
+        let then = group.as_ref().map_or("exec \"$@\"".to_owned(), Group::enter);
+        let (script, binary) = (inside(&then), binary());
+        let run = [&["-m", "sh", "-c", &script, "sh", &binary, "run", &model, "--json"][..], &PROMPT].concat();
+        let output = Command::new("unshare").args(run).args(["--ram", ram]).stdin(Stdio::null()).output().unwrap();
+        let got = json(&output);
+        assert!(got["streamed_bytes"].as_u64().unwrap() > 0, "{got}");
+        assert_eq!(got["ids"], want["ids"], "in {ram}");
     }
 }
 

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod imatrix;
 
+use crate::advice::advised;
 use crate::args::{EngineArgs, SamplingArgs};
 use crate::budget::{Budget, Line, Work, check_ram};
 use crate::corpus::Corpus;
@@ -87,13 +88,16 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     let engine =
         EngineArgs { context: Some(chunks.context_tokens()), ram: None, work: Work::Read, ..job.engine.clone() };
     let mut budget = Budget::of(job.source, &engine, &SamplingArgs::GREEDY)?;
+    let own = budget.with_process();
     budget.lines.push(Line { name: "token ids of the text".to_owned(), bytes: job.corpus.n_bytes() as u64 });
     let writing = smidgen_host::atomic::BUFFER_BYTES as u64;
     budget.lines.push(Line { name: "buffer of the file that is written".to_owned(), bytes: writing });
     let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| ram.saturating_sub(budget.with_process())));
     let largest = passes.iter().map(|pass| sum_bytes(pass, job.with_moments)).max().unwrap_or(0);
     budget.lines.push(Line { name: "sums of the largest pass".to_owned(), bytes: largest });
-    check_ram(job.engine.ram, &budget)?;
+    let beside = budget.with_process() - own;
+    check_ram(job.engine.ram, &budget)
+        .map_err(|refusal| advised(refusal, job.source, &engine, (job.engine.ram, beside)))?;
 
     let fingerprint = checkpoint::fingerprint(job.source.bytes(), &chunks, job.with_moments, &engine);
     let numbered = passes.iter().enumerate();

@@ -1,5 +1,6 @@
 //! `smidgen eval`: how well a model predicts a text, and how far it has moved from the model it was made from.
 
+use crate::advice::advised;
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
 use crate::budget::{Budget, Line, Work, check_ram};
 use crate::corpus::{Corpus, CorpusArgs};
@@ -195,7 +196,11 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let exact = EngineArgs { ctk: CacheType::F32, ctv: CacheType::F32, ..engine.clone() };
     let (engine, exact) = share_ram(flags.engine.ram, (&source, engine), (base.as_ref(), exact), &corpus)?;
     let budget = budget(&source, &engine, base.as_ref().map(|base| (base, &exact)), &corpus)?;
-    check_ram(flags.engine.ram, &budget)?;
+    check_ram(flags.engine.ram, &budget).map_err(|refusal| {
+        let own = Budget::of(&source, &EngineArgs { ram: None, ..engine.clone() }, &SamplingArgs::GREEDY);
+        let beside = own.map_or(0, |own| budget.with_process().saturating_sub(own.with_process()));
+        advised(refusal, &source, &engine, (flags.engine.ram, beside))
+    })?;
 
     let sampling = &SamplingArgs::GREEDY;
     let measured = load::with_session(&source, &engine, sampling, began, |session| match &base {

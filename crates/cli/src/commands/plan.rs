@@ -4,6 +4,7 @@ use crate::advice::{Choice, Question};
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
 use crate::budget::{Budget, Line, Work};
 use crate::failure::{Failure, Status};
+use crate::import;
 use crate::load::{Settings, Source};
 use crate::probe::{Probe, Streamed};
 use crate::report::{self, Table, count};
@@ -75,10 +76,13 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let (_, budget) = Budget::within(&source, &gguf, &model, &settings, flags.engine.ram)?;
     let question = Question::new(&source, &gguf, &model, settings);
     let streamed_bytes = budget.streamed_bytes();
+    let spill_path = (budget.spilled_bytes > 0).then(|| import::scratch_directory(&engine)).transpose()?;
     let streamed = Streamed {
         path: source.outline().map(|outline| outline.path()),
         bytes: streamed_bytes,
         unpacked: budget.residency.as_ref().and_then(Residency::unpacked_bytes),
+        spilled: budget.spilled_bytes,
+        spill_path: spill_path.as_deref(),
     };
     let fits = flags.engine.ram.map(|ram| budget.with_process() <= ram);
     let report = Report {
@@ -98,7 +102,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         fits,
         streamed_bytes,
         spilled_bytes: budget.spilled_bytes,
-        tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, streamed)),
+        tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, limits.n_threads, streamed)),
         options: flags.engine.ram.map_or(Vec::new(), |ram| question.choices(ram)),
     };
     match flags.json {

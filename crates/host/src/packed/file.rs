@@ -203,7 +203,7 @@ impl Storage for PackedFile {
     fn stamp(&self) -> io::Result<Stamp> {
         let found = self.storage.stamp()?;
         let len = self.index.plain_bytes.saturating_add(found.len).saturating_sub(self.index.stamp.len);
-        Ok(Stamp { len, modified: found.modified })
+        Ok(Stamp { len, ..found })
     }
 
     fn unit(&self) -> usize {

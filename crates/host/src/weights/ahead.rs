@@ -55,6 +55,8 @@ pub struct Sources {
     pub aside: Box<dyn Storage>,
     /// Whether io_uring reads ahead where there is one.
     pub tries_ring: bool,
+    /// What the file looked like when its header was read, and must look like.
+    pub expected: Stamp,
 }
 
 /// Whether io_uring is worth trying: threads are as fast or faster, unless they take turns with the engine on one core.

@@ -21,7 +21,8 @@ pub(crate) use residency::READER_BYTES;
 pub use residency::{Range, Residency, Windows};
 use storage::read_all;
 pub use storage::{DirectFile, SECTOR, Stamp, Storage, Window, read_into, window, window_bytes};
-pub(crate) use storage::{open_direct, read_at, write_at};
+pub(crate) use storage::{drop_cached, open_direct, read_at, write_at};
+pub(crate) use stream::PATIENCE;
 pub use stream::Stream;
 
 use crate::error::{Error, Flaw};
@@ -38,7 +39,8 @@ const LOAD_BYTES: usize = 512 << 10;
 pub struct Outline {
     path: PathBuf,
     header: Image,
-    file_bytes: u64,
+    /// What the file looked like when its header was read; its length is that of the plain file.
+    stamp: Stamp,
     /// What a packed file says of itself.
     index: Option<Arc<Index>>,
     /// The vectors' bytes, in the order of their offsets.
@@ -58,8 +60,7 @@ impl Outline {
         let mut room = window(HEADER_BYTES as usize).map_err(|error| Error::reading(path, &error))?;
         let header = read_header(storage, path, &stamp, most, &mut room)?;
         let Some(header) = header else { return Ok(None) };
-        let mut outline =
-            Outline { path: path.to_path_buf(), header, file_bytes: stamp.len, index, vectors: Vec::new() };
+        let mut outline = Outline { path: path.to_path_buf(), header, stamp, index, vectors: Vec::new() };
         let mut wanted: Vec<(u64, u64)> = {
             let gguf = outline.gguf()?;
             gguf.tensors().filter(is_vector).map(|tensor| (tensor.offset, tensor.n_bytes)).collect()
@@ -93,7 +94,12 @@ impl Outline {
 
     /// Bytes of the whole file, unpacked.
     pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
+        self.stamp.len
+    }
+
+    /// What the file looked like when its header was read.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// The header.
@@ -111,7 +117,7 @@ impl Outline {
     /// # Errors
     /// The first field that is wrong.
     pub fn gguf(&self) -> Result<Gguf<'_>, Error> {
-        Gguf::parse(&self.header, self.file_bytes).map_err(|error| Flaw::new(error).in_file(&self.path))
+        Gguf::parse(&self.header, self.stamp.len).map_err(|error| Flaw::new(error).in_file(&self.path))
     }
 
     /// What of `tensor` is in memory before anything is kept: a vector as a whole, no row of a matrix.
@@ -133,7 +139,7 @@ impl Outline {
         let ahead = (0..windows.n_readers()).map(|_| self.open_again(room)).collect::<Result<Vec<_>, Error>>()?;
         Stream::new(
             &self.path,
-            Sources { ahead, aside: self.open_again(0)?, tries_ring: ahead::prefers_ring() },
+            Sources { ahead, aside: self.open_again(0)?, tries_ring: ahead::prefers_ring(), expected: self.stamp },
             residency.streamed(),
             windows,
             residency.fetched_row_bytes(),
@@ -157,10 +163,7 @@ impl Kept {
     pub fn read(outline: &Outline, residency: &Residency) -> Result<Self, Error> {
         let path = outline.path();
         let mut storage = outline.open_again(residency::UNPACK_BYTES)?;
-        let stamp = storage.stamp().map_err(|error| Error::reading(path, &error))?;
-        if stamp.len != outline.file_bytes {
-            return Err(Error::bad(path, "the file was changed while it was read"));
-        }
+        let stamp = outline.stamp;
         let gguf = outline.gguf()?;
         let mut places = Vec::new();
         let mut end = 0;

@@ -21,6 +21,26 @@ pub struct Stamp {
     pub len: u64,
     /// When it was last written, where the system says.
     pub modified: Option<SystemTime>,
+    /// Which file it is, by the numbers of its disk and of itself, where the system has such: another one may take its name.
+    pub identity: Option<(u64, u64)>,
+}
+
+impl Stamp {
+    /// What `file` looks like now.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        #[cfg(not(unix))]
+        let identity = None;
+        Ok(Stamp { len: metadata.len(), modified: metadata.modified().ok(), identity })
+    }
 }
 
 /// Somewhere that bytes are read from.
@@ -93,8 +113,7 @@ impl Storage for DirectFile {
     }
 
     fn stamp(&self) -> io::Result<Stamp> {
-        let metadata = self.plain.metadata()?;
-        Ok(Stamp { len: metadata.len(), modified: metadata.modified().ok() })
+        Stamp::of(&self.plain)
     }
 
     fn direct_file(&self) -> Option<File> {
@@ -103,7 +122,7 @@ impl Storage for DirectFile {
 }
 
 /// Gives back the pages of the system's cache that a read has filled.
-fn drop_cached(file: &File, at: u64, n: usize) {
+pub(crate) fn drop_cached(file: &File, at: u64, n: usize) {
     #[cfg(target_os = "linux")]
     {
         // The pages at the ends are given back too: a sector is read again sooner than a page is missed.

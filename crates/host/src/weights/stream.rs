@@ -19,7 +19,7 @@ use super::storage::{SECTOR, Stamp, Storage, Window, read_into, window, window_b
 use crate::error::Error;
 
 /// A storage that has said nothing for so long is broken; a card that wakes up or a disk that spins up is faster.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A row in the order of a pass: of which range, and which of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,12 @@ impl Stream {
     /// When there is no memory or no thread for it.
     pub fn new(
         path: &Path,
-        Sources { ahead, aside, tries_ring }: Sources,
+        Sources { ahead, aside, tries_ring, expected }: Sources,
         ranges: &[Range],
         windows: Windows,
         longest_row: usize,
     ) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::failed(path, format!("cannot be streamed: {error}"));
-        let expected = aside.stamp().map_err(|error| Error::reading(path, &error))?;
         let ahead = start(ahead, tries_ring, expected, windows.count).map_err(failed)?;
         let free = (0..windows.count).map(|_| window(windows.bytes)).collect::<io::Result<_>>().map_err(failed)?;
         let row = window(window_bytes(longest_row)).map_err(failed)?;

@@ -4,21 +4,25 @@
 //! on. Only the sectors of rows that are there are read, and only those of new rows are written. Two layers fit in memory, one with
 //! the engine and one with the thread, which does one thing after the other: what a layer's next reading brings has been written.
 
+mod storage;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use smidgen_core::model::Hparams;
 use smidgen_core::plan::Limits;
 use smidgen_core::store::{Borrow, Lost, Spill};
 
+pub use storage::{SpillDisk, SpillStorage, first_on_disk};
+use storage::{read_exact_at, write_all_at};
+
 use crate::error::Error;
-use crate::weights::{READER_BYTES, SECTOR, Window, open_direct, read_at, window, write_at};
+use crate::weights::{PATIENCE, READER_BYTES, SECTOR, Window, window};
 
 /// Layers that are in memory at a time.
 const ROOMS: usize = 2;
@@ -133,6 +137,7 @@ pub struct SpillFile {
     /// In order.
     layers: Vec<Spilled>,
     state: RefCell<State>,
+    patience: Duration,
 }
 
 struct State {
@@ -152,7 +157,20 @@ impl SpillFile {
     /// # Errors
     /// When there cannot be one, or there is no memory or thread for it.
     pub fn new(directory: &Path, layers: &[(usize, LayerShape)]) -> Result<Self, Error> {
-        let (path, file) = create(directory)?;
+        let len = layers.iter().map(|(_, shape)| shape.bytes() as u64).sum();
+        let (path, disk) = SpillDisk::create(directory, len)?;
+        Self::over(path, Box::new(disk), layers)
+    }
+
+    /// The caches of `layers` in `storage`, which is called `path` in messages.
+    ///
+    /// # Errors
+    /// When there is no memory or thread for it.
+    pub fn over(
+        path: PathBuf,
+        mut storage: Box<dyn SpillStorage>,
+        layers: &[(usize, LayerShape)],
+    ) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::failed(&path, format!("cannot hold the cache: {error}"));
         let mut end = 0;
         let spilled = |&(layer, shape): &(usize, LayerShape)| {
@@ -161,7 +179,6 @@ impl SpillFile {
             Spilled { layer, shape, at }
         };
         let layers: Vec<Spilled> = layers.iter().map(spilled).collect();
-        file.set_len(end).map_err(failed)?;
         let largest = layers.iter().map(|spilled| spilled.shape.bytes()).max().unwrap_or(0);
         let rooms = (0..layers.len().min(ROOMS)).map(|_| window(largest));
         let free = rooms.collect::<io::Result<Vec<_>>>().map_err(failed)?;
@@ -170,7 +187,7 @@ impl SpillFile {
         let builder = std::thread::Builder::new().name("spill".to_owned()).stack_size(STACK_BYTES);
         let live = move || {
             while let Ok(Request { mut room, write, read }) = asked.recv() {
-                let done = serve(&file, &mut room, write, read);
+                let done = serve(storage.as_mut(), &mut room, write, read);
                 if answered.send(Answer { room, done }).is_err() {
                     return;
                 }
@@ -178,7 +195,14 @@ impl SpillFile {
         };
         builder.spawn(live).map_err(failed)?;
         let state = State { requests, answers, pending: VecDeque::new(), free, error: None, is_lost: false };
-        Ok(SpillFile { path, layers, state: state.into() })
+        Ok(SpillFile { path, layers, state: state.into(), patience: PATIENCE })
+    }
+
+    /// The same with another time after which a disk that says nothing is given up.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Why the last call of the engine failed, said once.
@@ -196,11 +220,20 @@ impl SpillFile {
 
     /// Waits for the room that was asked for first; what went wrong is kept for [`SpillFile::take_error`].
     fn answer(&self, state: &mut State) -> Result<Window, (Option<Window>, Lost)> {
-        state.pending.pop_front();
-        let Ok(Answer { room, done }) = state.answers.recv() else {
-            state.error = Some(Error::failed(&self.path, "the thread that keeps the cache has ended"));
-            return Err((None, Lost));
+        let Answer { room, done } = match state.answers.recv_timeout(self.patience) {
+            Ok(answer) => answer,
+            Err(silence) => {
+                let why = match silence {
+                    RecvTimeoutError::Timeout => {
+                        format!("the disk has not answered for {} seconds", self.patience.as_secs())
+                    }
+                    RecvTimeoutError::Disconnected => "the thread that keeps the cache has ended".to_owned(),
+                };
+                state.error = Some(Error::failed(&self.path, why));
+                return Err((None, Lost));
+            }
         };
+        state.pending.pop_front();
         let error = match done {
             Ok(()) => return Ok(room),
             Err(Failed::Reading(error)) => Error::reading(&self.path, &error),
@@ -256,63 +289,19 @@ impl Spill for SpillFile {
 
 /// One request on the thread.
 fn serve(
-    file: &File,
+    storage: &mut dyn SpillStorage,
     room: &mut [u8],
     write: Option<(Spilled, Range<usize>)>,
     (read, n): (Spilled, usize),
 ) -> Result<(), Failed> {
     if let Some((Spilled { shape, at, .. }, positions)) = write {
         let written =
-            shape.sectors(&positions, |sectors| write_all_at(file, at + sectors.start as u64, &room[sectors]));
-        written.map_err(Failed::Writing)?;
+            shape.sectors(&positions, |sectors| write_all_at(storage, at + sectors.start as u64, &room[sectors]));
+        written.and_then(|()| storage.settle()).map_err(Failed::Writing)?;
     }
     let Spilled { shape, at, .. } = read;
-    let done = shape.sectors(&(0..n), |sectors| read_exact_at(file, at + sectors.start as u64, &mut room[sectors]));
+    let done = shape.sectors(&(0..n), |sectors| read_exact_at(storage, at + sectors.start as u64, &mut room[sectors]));
     done.map_err(Failed::Reading)
-}
-
-fn read_exact_at(file: &File, at: u64, out: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < out.len() {
-        match read_at(file, at + done as u64, &mut out[done..]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn write_all_at(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match write_at(file, at + done as u64, &bytes[done..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// A new file in `directory` that nobody else will open; on Unix it has no name any more.
-fn create(directory: &Path) -> Result<(PathBuf, File), Error> {
-    static MADE: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("smidgen-cache-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-    let path = directory.join(name);
-    let mut options = File::options();
-    options.read(true).write(true).create_new(true);
-    let made = std::fs::create_dir_all(directory).and_then(|()| options.open(&path));
-    let plain = made.map_err(|error| Error::writing(&path, &error))?;
-    let mut again = File::options();
-    again.read(true).write(true);
-    // Where the file system has no direct reads and writes, the system's cache holds what was written for a while.
-    let file = open_direct(&path, &mut again).unwrap_or(plain);
-    #[cfg(unix)]
-    std::fs::remove_file(&path).map_err(|error| Error::writing(&path, &error))?;
-    Ok((path, file))
 }
 
 impl Drop for SpillFile {
@@ -320,27 +309,5 @@ impl Drop for SpillFile {
         // Elsewhere than on Unix the file still has its name; a system that refuses now removes it from its temporary files some day.
         #[cfg(not(unix))]
         let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// The first of `directories` whose files are not kept in memory (Linux's tmpfs and ramfs).
-pub fn first_on_disk(directories: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    directories.into_iter().find(|directory| !is_in_memory(directory))
-}
-
-/// Whether files in `directory`, or in the nearest folder above it that exists, are kept in memory.
-fn is_in_memory(directory: &Path) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        /// Of `statfs(2)`: tmpfs and ramfs.
-        const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-        let there = directory.ancestors().find(|folder| folder.is_dir());
-        let kind = there.and_then(|folder| rustix::fs::statfs(folder).ok()).map(|found| found.f_type as u64);
-        kind.is_some_and(|kind| IN_MEMORY.contains(&kind))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = directory;
-        false
     }
 }
