@@ -236,8 +236,9 @@ fn served(before: &str, flags: &[&str]) -> String {
     stream.read_to_string(&mut answer).unwrap();
     server.kill().unwrap();
     server.wait().unwrap();
-    let text = answer.split("\"text\":\"").nth(1).unwrap_or_else(|| panic!("{answer}"));
-    text.split("\",\"").next().unwrap().to_owned()
+    let json = answer.find('{').zip(answer.rfind('}')).map_or("", |(first, last)| &answer[first..=last]);
+    let report: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|_| panic!("{answer}"));
+    report["choices"][0]["text"].as_str().unwrap().to_owned()
 }
 
 #[test]
