@@ -237,7 +237,7 @@ fn served(before: &str, flags: &[&str]) -> String {
     server.kill().unwrap();
     server.wait().unwrap();
     let text = answer.split("\"text\":\"").nth(1).unwrap_or_else(|| panic!("{answer}"));
-    text.split("\",\"").next().unwrap().to_owned()
+    text.split("\"}").next().unwrap().to_owned()
 }
 
 #[test]
