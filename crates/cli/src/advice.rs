@@ -128,10 +128,10 @@ impl<'a> Question<'a> {
             true => 0,
             false => plan::activation_bytes(self.model, batch_tokens).map_or(saved, |bytes| bytes as u64),
         };
-        let isa = self.settings.isa;
-        let code = code_bytes(smaller().map(|(kind, _)| kind), isa);
+        let (isa, work) = (self.settings.isa, self.settings.work);
+        let code = code_bytes(smaller().map(|(kind, _)| kind), isa, work);
         let growth = padding + activations + code + self.header_growth();
-        (saved + code_bytes(self.gguf.tensors().map(|tensor| tensor.kind), isa)).saturating_sub(growth)
+        (saved + code_bytes(self.gguf.tensors().map(|tensor| tensor.kind), isa, work)).saturating_sub(growth)
     }
 
     /// What the header may gain when it is written anew: keys that name the types, and in place of version 1, whose lengths have 4

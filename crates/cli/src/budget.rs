@@ -53,20 +53,22 @@ struct Kernels {
     isa: &'static str,
     /// Attention, norms and rows of F32.
     common: u64,
-    /// What multiplies weights of one more type.
+    /// What multiplies weights of one more type with batches.
     each: u64,
+    /// What multiplies weights of one more quantized type with a token alone.
+    alone: u64,
 }
 
 /// The kernels of each set, which is code of its own, so that the same run takes more on one processor than on another. Measured
 /// with `--isa`, as `tests/memory.rs` measures them all; longer vectors have more operations to be unrolled.
 const KERNELS: &[Kernels] = &[
-    Kernels { isa: "scalar", common: 48 << 10, each: 24 << 10 },
-    Kernels { isa: "sse4.1", common: 104 << 10, each: 48 << 10 },
-    Kernels { isa: "avx2", common: 104 << 10, each: 48 << 10 },
-    Kernels { isa: "avx512-vnni", common: 96 << 10, each: 48 << 10 },
+    Kernels { isa: "scalar", common: 48 << 10, each: 24 << 10, alone: 16 << 10 },
+    Kernels { isa: "sse4.1", common: 104 << 10, each: 48 << 10, alone: 40 << 10 },
+    Kernels { isa: "avx2", common: 104 << 10, each: 48 << 10, alone: 40 << 10 },
+    Kernels { isa: "avx512-vnni", common: 96 << 10, each: 48 << 10, alone: 40 << 10 },
 ];
 /// Those that need the most stand for every set that was not measured.
-const LARGEST_KERNELS: Kernels = Kernels { isa: "avx512", common: 128 << 10, each: 48 << 10 };
+const LARGEST_KERNELS: Kernels = Kernels { isa: "avx512", common: 128 << 10, each: 48 << 10, alone: 40 << 10 };
 
 /// What quantizes activations for weights of any quantized type.
 const ACTIVATIONS_CODE_BYTES: u64 = 104 << 10;
@@ -119,9 +121,9 @@ pub struct Line {
 pub struct Budget {
     /// One line per consumer.
     pub lines: Vec<Line>,
-    /// What the process takes beside them.
+    /// What the process does, which decides what it takes beside them.
     #[serde(skip)]
-    pub process_bytes: u64,
+    work: Work,
     /// The types that weights have, and the kernels that multiply them.
     #[serde(skip)]
     kinds: Vec<Type>,
@@ -141,9 +143,8 @@ pub struct Budget {
 impl Budget {
     /// The sum of `lines` for a process that does `work`.
     pub fn of_lines(lines: Vec<Line>, work: Work) -> Self {
-        let process_bytes = work.process_bytes();
         let (kinds, spilled) = (Vec::new(), Vec::new());
-        Self { lines, process_bytes, kinds, isa: None, residency: None, spilled, spilled_bytes: 0 }
+        Self { lines, work, kinds, isa: None, residency: None, spilled, spilled_bytes: 0 }
     }
 
     /// Adds what `other` takes, of another model that the same process runs, and calls it `name`. What of the program both need is
@@ -164,7 +165,7 @@ impl Budget {
         }
         self.lines.retain(|line| line.name != TYPES_CODE);
         if let Some(isa) = self.isa.or(other.isa) {
-            let bytes = code_bytes(self.kinds.iter().copied(), isa);
+            let bytes = code_bytes(self.kinds.iter().copied(), isa, self.work);
             self.lines.push(Line { name: TYPES_CODE.to_owned(), bytes });
         }
     }
@@ -321,19 +322,26 @@ impl Budget {
         self.lines.iter().map(|line| line.bytes).sum()
     }
 
+    /// What the process takes beside the lines.
+    pub fn process_bytes(&self) -> u64 {
+        self.work.process_bytes()
+    }
+
     /// What the process needs in all.
     pub fn with_process(&self) -> u64 {
-        self.total() + self.process_bytes
+        self.total() + self.process_bytes()
     }
 }
 
-/// Code of the kernels `isa` for weights of these types, which may be named more than once: each has kernels of its own.
-pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa) -> u64 {
+/// Code of the kernels `isa` for weights of these types, which may be named more than once: each has kernels of its own. Reading a text
+/// has no token alone.
+pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa, work: Work) -> u64 {
     let kinds: BTreeMap<&str, bool> =
         kinds.filter(|&kind| kind != Type::F32).map(|kind| (kind.name(), kind.is_integer())).collect();
     let kernels = KERNELS.iter().find(|kernels| kernels.isa == isa.name()).unwrap_or(&LARGEST_KERNELS);
     let activations = if kinds.values().any(|&is_integer| is_integer) { ACTIVATIONS_CODE_BYTES } else { 0 };
-    kernels.common + activations + kinds.len() as u64 * kernels.each
+    let n_alone = if work == Work::Read { 0 } else { kinds.values().filter(|&&is_integer| is_integer).count() };
+    kernels.common + activations + kinds.len() as u64 * kernels.each + n_alone as u64 * kernels.alone
 }
 
 /// Bytes of a request's body at most, for a context of so many tokens.
@@ -373,7 +381,7 @@ fn process_lines(
     let n_threads = settings.limits.n_threads;
     let threads = if n_threads > 1 { SHARING_CODE_BYTES + (n_threads as u64 - 1) * THREAD_BYTES } else { 0 };
     let lines = [
-        (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind), settings.isa)),
+        (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind), settings.isa, settings.work)),
         (SHARING, threads),
         (READING_CODE, if source.is_read() { READING_CODE_BYTES } else { 0 }),
         (PARTS_CODE, if is_in_parts { PARTS_CODE_BYTES } else { 0 }),
@@ -399,7 +407,7 @@ pub fn check_ram(ram: Option<u64>, budget: &Budget) -> Result<(), Failure> {
             "needs {} ({} planned, {} for the process), more than --ram {}",
             report::bytes(budget.with_process()),
             report::bytes(budget.total()),
-            report::bytes(budget.process_bytes),
+            report::bytes(budget.process_bytes()),
             report::bytes(ram),
         ))),
         _ => Ok(()),

@@ -12,13 +12,13 @@ use std::sync::OnceLock;
 
 /// The system maps no further than this around a page that is used.
 #[cfg(target_os = "linux")]
-const WINDOW_BYTES: usize = 16 << 10;
+const WINDOW_BYTES: usize = 8 << 10;
 
 /// The address ranges of code and constants that are as they stand in the file.
 #[cfg(target_os = "linux")]
 static PROGRAM: OnceLock<Vec<Range<usize>>> = OnceLock::new();
 
-/// Lets the system map no more than 16 KiB around a page of this program that is used, and gives back what it has mapped so far.
+/// Lets the system map no more than 8 KiB around a page of this program that is used, and gives back what it has mapped so far.
 ///
 /// A window ends where a mapping ends, so the mappings are cut: every second window gets an advice (to be left out of core dumps,
 /// where unchanged code is left out anyway) that keeps its neighbours from being joined to it. To be called first, by `main`.

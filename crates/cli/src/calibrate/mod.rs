@@ -119,7 +119,7 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
         n_passes: passes.len(),
         n_resumed,
         planned_bytes: budget.total().max(job.corpus.reading_bytes()),
-        process_bytes: budget.process_bytes,
+        process_bytes: budget.process_bytes(),
     })
 }
 

@@ -411,7 +411,7 @@ fn show(
         tests: timed,
         streamed_bytes: session.budget.streamed_bytes(),
         planned_bytes: session.budget.total(),
-        process_bytes: session.budget.process_bytes,
+        process_bytes: session.budget.process_bytes(),
         peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak),
     };
     if flags.json {

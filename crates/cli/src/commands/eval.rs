@@ -172,7 +172,7 @@ impl<'a> Report<'a> {
             cache_v: settings.limits.cache_v.name(),
             seconds: began.elapsed().as_secs_f64(),
             planned_bytes: budget.total().max(corpus.reading_bytes()),
-            process_bytes: budget.process_bytes,
+            process_bytes: budget.process_bytes(),
             peak_bytes: smidgen_host::machine::peak_rss_bytes().max(*peak),
         })
     }

@@ -96,7 +96,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         cache_v: limits.cache_v.name(),
         lines: &budget.lines,
         planned_bytes: budget.total(),
-        process_bytes: budget.process_bytes,
+        process_bytes: budget.process_bytes(),
         total_bytes: budget.with_process(),
         ram_bytes: flags.engine.ram,
         fits,

@@ -113,7 +113,7 @@ impl<'a> Report<'a> {
             streamed_bytes: session.budget.streamed_bytes(),
             spilled_bytes: session.budget.spilled_bytes,
             planned_bytes: session.budget.total(),
-            process_bytes: session.budget.process_bytes,
+            process_bytes: session.budget.process_bytes(),
             peak_bytes: None,
         }
     }

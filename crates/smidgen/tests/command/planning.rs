@@ -139,9 +139,10 @@ fn smaller_weights_that_are_advised_fit_when_they_are_made() {
     }
 }
 
-/// Only roughly: the machine that tests run on has other things to do, and a small model is more than its matrices.
+/// Only from above, and roughly: the machine that tests run on has other things to do, and a model that fits in the processor's caches is
+/// faster than the large matrix that is probed.
 #[test]
-fn what_was_probed_and_planned_is_about_what_is_measured() {
+fn what_was_probed_and_planned_is_not_far_beyond_what_is_measured() {
     let cache = tempfile::tempdir().unwrap();
     let json = |args: &[&str]| -> serde_json::Value {
         let output = command(args).env("SMIDGEN_CACHE", cache.path()).output().unwrap();
@@ -156,9 +157,9 @@ fn what_was_probed_and_planned_is_about_what_is_measured() {
         let measured = tests["tests"].as_array().unwrap().iter().find(|test| test["kind"] == "decode").unwrap();
         (planned, measured["tokens_per_s_max"].as_f64().unwrap())
     };
-    let is_near = |&(planned, measured): &(f64, f64)| (0.4..2.5).contains(&(planned / measured));
     let found: Vec<_> = (0..3).map(|_| rates()).collect();
-    assert!(found.iter().any(is_near), "planned and measured: {found:?}");
+    let is_reached = |&(planned, measured): &(f64, f64)| planned > 0.0 && planned < 2.5 * measured;
+    assert!(found.iter().any(is_reached), "planned and measured: {found:?}");
     // Two threads are planned to be as fast as one, or twice as fast where there are two cores.
     let of = |threads: &str| json(&["plan", TALES, "-t", threads, "--json"])["tokens_per_s"].as_f64().unwrap();
     let ratio = of("2") / of("1");
