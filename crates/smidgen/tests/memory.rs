@@ -134,7 +134,7 @@ fn models(binary: &str, directory: &Path) -> Vec<String> {
 
 /// However the weights are held: whole, mapped within a cap, or in parts.
 const WAYS: [&[&str]; 7] =
-    [&[], &["--no-mmap"], &["--mlock"], &["--ram", "6M"], &["--ram", "2600K"], &["--ram", "2300K"], &["-t", "2"]];
+    [&[], &["--no-mmap"], &["--mlock"], &["--ram", "6M"], &["--ram", "2300K"], &["--ram", "2000K"], &["-t", "2"]];
 
 /// The peak of a command that uses all of its context is what `plan` said, to 2 % or 256 KiB, however the weights are held.
 #[test]
@@ -160,11 +160,11 @@ fn the_predicted_peak_is_the_measured_one_with_every_set_of_kernels() {
     let ids = "7 ".repeat(40);
     for model in models(&binary, directory.path()) {
         for isa in other_kernels() {
-            for way in [&[][..], &["--ram", "6M"], &["--ram", "2300K"]] {
+            for way in [&[][..], &["--ram", "6M"], &["--ram", "2000K"]] {
                 let flags = [&[&model, "--ids", &ids, "-n", "25", "-c", "64", "--isa", isa], way].concat();
                 hold(&format!("run --isa {isa} {model}"), way, 1, &|| measure(&binary, &flags));
             }
-            let flags = ["bench", &model, "-p", "64", "-n", "64", "-r", "2", "--ram", "2600K", "--isa", isa];
+            let flags = ["bench", &model, "-p", "64", "-n", "64", "-r", "2", "--ram", "2300K", "--isa", isa];
             hold(&format!("bench --isa {isa} {model}"), &flags[8..10], 1, &|| measure_command(&binary, &flags));
         }
     }
@@ -178,7 +178,7 @@ fn the_predicted_peak_is_the_measured_one_with_caches_in_a_file() {
     let ids = "7 ".repeat(400);
     let common = ["run", TALES, "--temp", "0", "--ignore-eos", "--ids", &ids, "-n", "112", "-c", "512"];
     let whole = json(&binary, &common);
-    for cap in ["2400K", "2800K"] {
+    for cap in ["2000K", "2300K"] {
         let flags = [&common[..], &["--ram", cap, "--spill-dir", scratch.path().to_str().unwrap()]].concat();
         let report = json(&binary, &flags);
         assert!(report["spilled_bytes"].as_u64().unwrap() > MIB / 2, "{report}");
@@ -274,7 +274,7 @@ fn the_predicted_peak_of_chat_is_the_measured_one() {
     };
     for model in models(&binary, directory.path()) {
         // A conversation has no room in the least of the caps.
-        for way in WAYS.into_iter().filter(|way| !way.contains(&"2300K")) {
+        for way in WAYS.into_iter().filter(|way| !way.contains(&"2000K")) {
             let flags = [&[model.as_str(), "--temp", "0", "-c", "64"], way].concat();
             let planned = predict(&binary, "chat", &flags);
             let measure = || Measured { planned, predicted: planned, peak: talk(&flags) };
@@ -326,7 +326,7 @@ fn the_predicted_peak_of_serve_is_the_measured_one() {
         server.end(watched)
     };
     for model in models(&binary, directory.path()) {
-        for way in [&[][..], &["--ram", "6M"], &["--ram", "3500K"], &["-t", "2"]] {
+        for way in [&[][..], &["--ram", "6M"], &["--ram", "2800K"], &["-t", "2"]] {
             let flags = [&[model.as_str(), "-c", "64"], way].concat();
             let planned = predict(&binary, "serve", &flags);
             let measure = || Measured { planned, predicted: planned, peak: serve(&flags) };
@@ -346,7 +346,7 @@ fn the_predicted_peak_of_what_reads_a_text_is_the_measured_one() {
     let (text, out) = (text.to_str().unwrap(), out.to_str().unwrap());
     let reading = |chunks| ["-f", text, "-c", "64", "--chunks", chunks];
     for model in models(&binary, directory.path()) {
-        for way in [&[][..], &["--no-mmap"], &["--ram", "6M"], &["--ram", "3M"], &["-t", "2"]] {
+        for way in [&[][..], &["--no-mmap"], &["--ram", "6M"], &["--ram", "2600K"], &["-t", "2"]] {
             // Known and not mended: stories260K in f32 takes a few KiB less than the 256 allow when it is read whole.
             if model.contains("stories260K") && way.contains(&"--no-mmap") {
                 continue;

@@ -131,7 +131,7 @@ fn a_full_disk_exits_1() {
 
 #[test]
 fn a_budget_that_does_not_suffice_exits_3_before_loading() {
-    refused(&["run", "-p", "a", "--ram", "3M"], 3, "more than --ram 3.00 MiB");
-    refused(&["chat", "--ram", "3400K"], 3, "it fits with -c ");
+    refused(&["run", "-p", "a", "--ram", "2800K"], 3, "more than --ram 2.73 MiB");
+    refused(&["chat", "--ram", "3000K"], 3, "it fits with -c ");
     refused(&["run", "-p", "a", "--ram", "1M"], 3, "nothing would make it fit");
 }

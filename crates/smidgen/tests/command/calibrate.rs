@@ -88,7 +88,7 @@ fn batches_threads_and_passes_change_no_byte() {
     assert!(report["passes"].as_u64().unwrap() > 1 && several == want, "{report}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 4, "no checkpoint is left");
     let path = directory.path().join("none");
-    let ran = calibrate(TALES, &path, &["--hessian", "--ram", "3M"]);
+    let ran = calibrate(TALES, &path, &["--hessian", "--ram", "2M"]);
     assert!(ran.status == Some(3) && !path.exists(), "{}", ran.stderr);
 }
 

@@ -120,7 +120,7 @@ fn what_cannot_be_measured_is_refused() {
     refused(&["-f", STORY, "-c", "64", "--against", STORY], 2, "story.txt");
     refused(&["-f", STORY, "-c", "64", "--against", &qwen], 2, "another vocabulary");
     refused(&["-f", STORY, "-c", "64", "--max-kl", "0.1"], 2, "--against");
-    refused(&["-f", STORY, "-c", "64", "--ram", "3M"], 3, "more than --ram 3.00 MiB");
+    refused(&["-f", STORY, "-c", "64", "--ram", "2M"], 3, "more than --ram 2.00 MiB");
     let directory = tempfile::tempdir().unwrap();
     let noise = directory.path().join("noise.txt");
     std::fs::write(&noise, b"once \xff").unwrap();
