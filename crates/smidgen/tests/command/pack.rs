@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// So little that the packed models here are read in parts.
-const PARTS: &str = "2600K";
+const PARTS: &str = "2200K";
 
 /// The embedded model in `kind` and packed: the plain file and the packed one, in a directory of their own.
 fn packed(kind: &str) -> (tempfile::TempDir, String, String) {
