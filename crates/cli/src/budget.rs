@@ -40,9 +40,9 @@ impl Work {
     pub const fn process_bytes(self) -> u64 {
         match self {
             Work::Run | Work::Serve => 672 << 10,
-            Work::Chat => 896 << 10,
+            Work::Chat => 944 << 10,
             Work::Bench => 632 << 10,
-            Work::Read => 640 << 10,
+            Work::Read => 656 << 10,
         }
     }
 }

