@@ -87,9 +87,15 @@ enum Prompt {
 
 /// Boots both machines from discs: the release's, in both ways to give a prompt, and one with the large model.
 fn discs(report: &mut Report, desktop: &Desktop, story: &Story<'_>, expected: &str) {
+    let mut image = None;
+    report.step("ports: Power Macintosh, the disc", |_| {
+        image = Some(disc(story.model, "disc")?);
+        Ok(ONE)
+    });
+    let Some(image) = image else { return };
     for prompt in [Prompt::Typed, Prompt::InArguments] {
         report.step(&format!("ports: Power Macintosh, from a disc, prompt {prompt:?}"), |_| {
-            boot(&disc(story.model, "disc")?, story, prompt, expected)
+            boot(&image, story, prompt, expected)
         });
     }
     report.step(&format!("ports: Power Macintosh, {LARGE:?} from a disc"), |_| {
