@@ -90,7 +90,8 @@ impl Scratch {
         let mut activations =
             Activations { q: &mut self.blocks, scale: &mut self.scales, sum: &mut self.sums, rest: &mut self.rests };
         activations.quantize(isa, x, columns, &[&matrix]);
-        matmul(Crew { isa, workers: &Single }, (&matrix, 0), Vector::EMPTY, x, &activations, &mut self.products);
+        let crew = Crew { isa, workers: &Single };
+        matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut self.products);
         hash.add(&self.products);
 
         for (row, values) in bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(columns)) {
