@@ -131,8 +131,7 @@ fn binary() -> PathBuf {
     crate::root().join("ports/user/target").join(TARGET).join("release/smidgen-powermac")
 }
 
-/// The machine with 32 MB, its serial port where our output is. Its clock counts instructions, which are a figure of ours; and on a busy
-/// host the firmware would else give up on a drive that answers late.
+/// The machine with 32 MB, its serial port where our output is. Its clock counts instructions, which are a figure of ours.
 fn emulator(machine: &str) -> Command {
     let words = [
         "300",
