@@ -7,13 +7,14 @@ use crate::report;
 use crate::serve::http;
 use clap::ValueEnum;
 use smidgen_core::gguf::Gguf;
+use smidgen_core::kv::PAGE;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
 use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
-use smidgen_host::spill::{self, LayerShape};
+use smidgen_host::spill::SpillShape;
 use smidgen_host::weights::Residency;
 use std::collections::BTreeMap;
 
@@ -131,19 +132,15 @@ pub struct Budget {
     /// Which weights are among them, of a model that is read in parts.
     #[serde(skip)]
     pub residency: Option<Residency>,
-    /// The layers whose caches are kept in a file.
+    /// The older rows of caches that are kept in a file, if some are.
     #[serde(skip)]
-    pub spilled: Vec<(usize, LayerShape)>,
-    /// Bytes of that file.
-    #[serde(skip)]
-    pub spilled_bytes: u64,
+    pub spilled: Option<SpillShape>,
 }
 
 impl Budget {
     /// The sum of `lines` for a process that does `work`.
     pub fn of_lines(lines: Vec<Line>, work: Work) -> Self {
-        let (kinds, spilled) = (Vec::new(), Vec::new());
-        Self { lines, work, kinds, isa: None, residency: None, spilled, spilled_bytes: 0 }
+        Self { lines, work, kinds: Vec::new(), isa: None, residency: None, spilled: None }
     }
 
     /// Adds what `other` takes, of another model that the same process runs, and calls it `name`. What of the program both need is
@@ -198,16 +195,14 @@ impl Budget {
         for (name, bytes) in process_lines(gguf, settings, source, ram) {
             add(name, bytes as usize);
         }
-        let spilled = spilled_layers(model, plan);
-        let shapes = || spilled.iter().map(|&(_, shape)| shape);
-        if !spilled.is_empty() {
-            add("caches in a file, of which in memory", spill::spill_bytes(shapes()) as usize);
+        let spilled = SpillShape::of(model.hparams(), plan);
+        if let Some(shape) = &spilled {
+            add("caches in a file, of which in memory", shape.memory_bytes() as usize);
             add(SPILLING_CODE, SPILLING_CODE_BYTES as usize);
         }
-        let spilled_bytes = shapes().map(|shape| shape.bytes() as u64).sum();
         let kinds = gguf.tensors().map(|tensor| tensor.kind).collect();
         let isa = Some(settings.isa);
-        let mut budget = Self { kinds, isa, spilled, spilled_bytes, ..Self::of_lines(lines, settings.work) };
+        let mut budget = Self { kinds, isa, spilled, ..Self::of_lines(lines, settings.work) };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
             let left = ram.saturating_sub(budget.with_process());
             let residency = Residency::new(model, gguf, left, settings.reads_each, source.index());
@@ -253,8 +248,8 @@ impl Budget {
     }
 
     /// The plan of a run of `model` in `source` that stays within `ram`, and its sum; what does not fit has the sum that needs the
-    /// least. When not everything fits, the caches get half of what the other buffers leave, and the weights the rest; layers whose
-    /// caches have no room are spilled.
+    /// least. When not everything fits, the caches get half of what the other buffers leave, and the weights the rest; older
+    /// rows that have no room are spilled.
     ///
     /// # Errors
     /// A model that cannot be run with these settings.
@@ -266,54 +261,53 @@ impl Budget {
         ram: Option<u64>,
     ) -> Result<(Plan, Self), Failure> {
         let limits = &settings.limits;
-        let with_layers = |n_cached: usize, ram: Option<u64>| {
-            let plan = Plan::with_cached_layers(model, limits, n_cached).map_err(|error| source.refused(error))?;
+        let plan = |n_rows: usize| Plan::with_cached_rows(model, limits, n_rows).map_err(|error| source.refused(error));
+        let with_rows = |n_rows: usize, ram: Option<u64>| {
+            let plan = plan(n_rows)?;
             let budget = Self::new(source, gguf, model, &plan, (ram, settings))?;
             Ok((plan, budget))
         };
-        let n_layers = model.hparams().n_layers;
-        let all = with_layers(n_layers, ram)?;
+        let all = with_rows(usize::MAX, ram)?;
         let Some(limit) = ram else { return Ok(all) };
         let fits = |(_, budget): &(Plan, Self)| budget.with_process() <= limit;
         if fits(&all) && all.1.streamed_bytes() == 0 {
             return Ok(all);
         }
-        let caches = |n: usize| {
-            let plan = Plan::with_cached_layers(model, limits, n).map_err(|error| source.refused(error))?;
-            let spilled = spilled_layers(model, &plan).into_iter().map(|(_, shape)| shape);
-            Ok(plan.cache_bytes() as u64 + spill::spill_bytes(spilled))
+        let caches = |plan: &Plan| {
+            let spilled = SpillShape::of(model.hparams(), plan).map_or(0, |shape| shape.memory_bytes());
+            plan.cache_bytes() as u64 + spilled
         };
-        // What cannot be done without: every layer spilled, and of the weights no row kept.
-        let least = with_layers(0, Some(0))?.1;
+        // What cannot be done without: the rows that a batch needs, and of the weights no row kept.
+        let (fewest, least) = with_rows(0, Some(0))?;
         let weights = least.residency.as_ref().map_or(0, Residency::reader_bytes);
-        let left = limit.saturating_sub(least.with_process() - weights - caches(0)?);
+        let left = limit.saturating_sub(least.with_process() - weights - caches(&fewest));
         // At least what streaming cannot do without is for the weights.
         let share = if least.residency.is_some() { (left / 2).min(left.saturating_sub(weights)) } else { left };
-        let mut n_cached = n_layers;
-        while n_cached > 0 && caches(n_cached)? > share {
-            n_cached -= 1;
-        }
-        if n_cached == n_layers {
+        if caches(&all.0) <= share {
             return Ok(all);
         }
-        let spilling = with_layers(n_cached, ram)?;
+        let mut n_rows = limits.context_tokens / PAGE * PAGE;
+        while n_rows > fewest.cached_rows() && caches(&plan(n_rows)?) > share {
+            n_rows -= PAGE;
+        }
+        let spilling = with_rows(n_rows, ram)?;
         if fits(&spilling) || fits(&all) {
             return Ok(if fits(&spilling) { spilling } else { all });
         }
-        // A few small layers need less than two that are in memory by turns: what needs the least is one of these.
-        let mut found = all;
-        for n in [n_layers.saturating_sub(1), 0] {
-            let other = with_layers(n, ram)?;
-            if other.1.with_process() < found.1.with_process() {
-                found = other;
-            }
-        }
+        // Short contexts need less than rows of two heads that are in memory by turns: what needs the least is one of these.
+        let fewest = with_rows(0, ram)?;
+        let found = if fewest.1.with_process() < all.1.with_process() { fewest } else { all };
         Ok(found)
     }
 
     /// Of the weights, what is read from the file for every pass.
     pub fn streamed_bytes(&self) -> u64 {
         self.residency.as_ref().map_or(0, Residency::streamed_bytes)
+    }
+
+    /// Of the caches, what is read from a file for every pass when the context is full.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.spilled.as_ref().map_or(0, SpillShape::read_bytes)
     }
 
     /// The sum of all lines: the planned bytes.
@@ -387,13 +381,6 @@ fn process_lines(
         (UNPACKING_CODE, if is_in_parts && source.index().is_some() { UNPACKING_CODE_BYTES } else { 0 }),
     ];
     lines.into_iter().filter(|&(_, bytes)| bytes > 0)
-}
-
-/// The layers whose caches `plan` has no room for, and those caches.
-fn spilled_layers(model: &Model<'_>, plan: &Plan) -> Vec<(usize, LayerShape)> {
-    let (h, limits) = (model.hparams(), plan.limits());
-    let spilled = (0..h.n_layers).filter(|&layer| plan.cache_place(h, layer).is_none());
-    spilled.map(|layer| (layer, LayerShape::of(h, limits, layer))).collect()
 }
 
 /// Refuses to load what would not stay within the memory it may take.

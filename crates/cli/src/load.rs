@@ -561,11 +561,9 @@ fn planned(
 
 /// The file for the caches that `budget` has no room for, in the directory of the flags or else the first that is on a disk.
 fn spill_file(args: &EngineArgs, budget: &Budget) -> Result<Option<SpillFile>, Failure> {
-    if budget.spilled.is_empty() {
-        return Ok(None);
-    }
+    let Some(shape) = &budget.spilled else { return Ok(None) };
     let directory = import::scratch_directory(args)?;
-    SpillFile::new(&directory, &budget.spilled).map(Some).map_err(host_failure)
+    SpillFile::new(&directory, shape).map(Some).map_err(host_failure)
 }
 
 /// A pool of `n` threads, not of fewer; says so when that is more than there are cores.

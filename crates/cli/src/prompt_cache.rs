@@ -73,7 +73,7 @@ impl Reader {
 /// # Errors
 /// Caches that are not in memory; a file that is no cache, one of another model or of other cache types, one that was cut or changed.
 pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result<(usize, u64), Failure> {
-    if !session.budget.spilled.is_empty() {
+    if session.budget.spilled.is_some() {
         return Err(Failure::Input(
             "--prompt-cache needs all keys and values in memory; give a smaller -c, a larger --ram, or --ctk and --ctv"
                 .into(),

@@ -3,9 +3,9 @@
 mod observer;
 
 use crate::arena::Arena;
-use crate::kv::{Cache, CacheType, Place};
+use crate::kv::{Cache, CacheType, PAGE, Place};
 use crate::model::{FeedForward, Hparams, Layer, Linear, Model};
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, Old};
 use crate::ops::hadamard::{spread, spread_inverse};
 use crate::ops::linear::{multiply, multiply_each, read_row};
 use crate::ops::math::{Gate, Map, gelu_tanh, silu, sqrt};
@@ -14,7 +14,7 @@ use crate::ops::norm::{Add, Norm, RmsInPlace, Vector};
 use crate::ops::rope::{Layout, Rope, Turn};
 use crate::plan::Plan;
 use crate::simd::Isa;
-use crate::store::{Fault, Lost, Nowhere, Spill, Store};
+use crate::store::{Fault, Head, Lost, Nowhere, Spill, Store};
 use crate::workers::Workers;
 use core::fmt;
 use observer::Somebody;
@@ -37,7 +37,7 @@ pub enum Error {
     NotFinite,
     /// Weights that are not in memory and could not be had: their offset in the file.
     Storage(u64),
-    /// The cache of a layer that is not in memory and could not be had or kept: the layer.
+    /// Older rows of a layer's cache that are not in memory and could not be had or kept: the layer.
     Cache(usize),
 }
 
@@ -93,6 +93,8 @@ pub struct Engine<'a> {
     position: usize,
     /// The least number of positions that can be gone back to, beside none.
     oldest: usize,
+    /// Positions whose rows have been spilled, of the layers that have no room for all; whole pages.
+    n_spilled: usize,
     magnitude: f32,
     layout: Option<Layout>,
 }
@@ -126,6 +128,7 @@ impl<'a> Engine<'a> {
             context_tokens: limits.context_tokens,
             position: 0,
             oldest: 0,
+            n_spilled: 0,
             magnitude: 1.0,
             layout: None,
         };
@@ -144,7 +147,7 @@ impl<'a> Engine<'a> {
         Self { store, ..self }
     }
 
-    /// Lets `spill` keep the caches that the plan has no room for.
+    /// Lets `spill` keep the cached rows that the plan has no room for.
     pub fn with_spill(self, spill: &'a dyn Spill) -> Self {
         Self { spill, ..self }
     }
@@ -245,12 +248,17 @@ impl<'a> Engine<'a> {
         self.context_tokens
     }
 
-    /// Forgets all but the first `n` positions, and gives how many are left: none when layers with a window have no longer what
-    /// the next position would see, which they have for as many positions back as a batch has tokens.
+    /// Forgets all but the first `n` positions, and gives how many are left: whole pages of them where rows were spilled that come
+    /// behind; and none when layers with a window have no longer what the next position would see, which they have for as many
+    /// positions back as a batch has tokens.
     pub fn truncate(&mut self, n: usize) -> usize {
         self.position = self.position.min(n);
+        if self.position < self.n_spilled {
+            self.n_spilled = self.position / PAGE * PAGE;
+            self.position = self.n_spilled;
+        }
         if self.position < self.oldest {
-            (self.position, self.oldest) = (0, 0);
+            (self.position, self.oldest, self.n_spilled) = (0, 0, 0);
         }
         self.position
     }
@@ -260,7 +268,7 @@ impl<'a> Engine<'a> {
     /// # Panics
     /// When there are fewer positions, or not every layer keeps them ([`Limits::keeps_all`](crate::plan::Limits::keeps_all)).
     pub fn cached(&self, n: usize) -> impl Iterator<Item = &[u8]> {
-        assert!(n <= self.position && self.plan.limits().keeps_all);
+        assert!(n <= self.position && self.plan.limits().keeps_all && self.plan.spilled_rows() == 0);
         self.buffers.keys.pieces(n, self.context_tokens).chain(self.buffers.values.pieces(n, self.context_tokens))
     }
 
@@ -273,7 +281,7 @@ impl<'a> Engine<'a> {
     /// # Panics
     /// When the context has no room for them, or not every layer would keep them.
     pub fn restore<E>(&mut self, n: usize, mut fill: impl FnMut(&mut [u8], usize) -> Result<(), E>) -> Result<(), E> {
-        assert!(n <= self.context_tokens && self.plan.limits().keeps_all);
+        assert!(n <= self.context_tokens && self.plan.limits().keeps_all && self.plan.spilled_rows() == 0);
         self.position = 0;
         for cache in [&mut self.buffers.keys, &mut self.buffers.values] {
             let row_bytes = cache.row_bytes();
@@ -298,6 +306,7 @@ impl<'a> Engine<'a> {
     /// Runs one batch through every layer, leaving its hidden states.
     fn pass(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
         self.oldest = self.oldest.max(self.least_left(self.position + tokens.len()));
+        self.spill_until(self.position + tokens.len())?;
         observer.begin(Op::Embed);
         self.embed(tokens)?;
         self.rotate_angles(tokens.len());
@@ -314,9 +323,30 @@ impl<'a> Engine<'a> {
         let h = self.model.hparams();
         let least = |layer| {
             let n_rows = self.plan.limits().layer_rows(h, layer);
-            h.window(layer).filter(|_| end > n_rows).map(|window| end + window - 1 - n_rows)
+            let is_short = end > n_rows && !self.plan.is_spilled(h, layer);
+            h.window(layer).filter(|_| is_short).map(|window| end + window - 1 - n_rows)
         };
         (0..h.n_layers).filter_map(least).max().unwrap_or(0)
+    }
+
+    /// Moves out as many pages that there is room for all rows up to position `end`.
+    fn spill_until(&mut self, end: usize) -> Result<(), Error> {
+        let h = self.model.hparams();
+        let (keys, values) = (&self.buffers.keys, &self.buffers.values);
+        while self.plan.spilled_rows() > 0 && end - self.n_spilled > self.plan.cached_rows() {
+            let page = (self.n_spilled, self.n_spilled + PAGE);
+            for layer in (0..h.n_layers).filter(|&layer| self.plan.is_spilled(h, layer)) {
+                let place = self.plan.cache_place(h, layer);
+                for head in 0..h.n_kv_heads {
+                    // The arena has whole pages, so none begins at its end and goes on at its beginning.
+                    let [[keys, _], [values, _]] = [keys, values].map(|cache| cache.positions(place, head, page));
+                    let kept = self.spill.keep(Head { layer, head }, self.n_spilled, keys, values);
+                    kept.map_err(|Lost| Error::Cache(layer))?;
+                }
+            }
+            self.n_spilled += PAGE;
+        }
+        Ok(())
     }
 
     /// hidden = embedding rows, scaled, plus learned positions.
@@ -398,19 +428,19 @@ impl<'a> Engine<'a> {
             spread(query, h.head_dim);
             spread_inverse(key, h.head_dim);
         }
-        let newest = Newest { query, key, value, position: self.position, window };
-        let scores = (&mut *b.scores, self.plan.limits().n_together());
         observer.begin(Op::Attention);
-        match self.plan.cache_place(h, index) {
-            Some(place) => newest.attend(crew, h, (place, &mut b.keys, &mut b.values), scores, mixed),
-            None => {
-                let (spill, kinds) = (self.spill, (b.keys.kind(), b.values.kind()));
-                let place = Place { start: 0, n_rows: self.plan.limits().layer_rows(h, index) };
-                newest
-                    .attend_spilled(crew, h, (spill, index, place, kinds), scores, mixed)
-                    .map_err(|Lost| Error::Cache(index))?;
-            }
+        let place = self.plan.cache_place(h, index);
+        for token in 0..n_tokens {
+            let row = token * h.kv_width()..(token + 1) * h.kv_width();
+            b.keys.store(place, self.position + token, &key[row.clone()]);
+            b.values.store(place, self.position + token, &value[row]);
         }
+        let newest = (&*query, self.position, window);
+        let attention = attention_of(h, (place, &b.keys, &b.values), newest);
+        let n_spilled = if self.plan.is_spilled(h, index) { self.n_spilled } else { 0 };
+        let scores = (&mut *b.scores, self.plan.limits().n_together());
+        let attended = attention.run_spilled((crew, self.spill), (index, n_spilled), scores, mixed);
+        attended.map_err(|Lost| Error::Cache(index))?;
         observer.begin(Op::AttentionOutput);
         observer.observe(Input::AttentionOutput(index), mixed, h.query_width());
         project((crew, store), layer.output(), mixed, &mut b.activations, normed)?;
@@ -488,65 +518,15 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// What the newest positions ask of one layer's cache, and add to it.
-struct Newest<'a> {
-    /// (tokens, n_heads, head_dim).
-    query: &'a [f32],
-    /// (tokens, n_kv_heads, head_dim).
-    key: &'a [f32],
-    /// (tokens, n_kv_heads, head_dim).
-    value: &'a [f32],
-    /// The position of the first.
-    position: usize,
-    window: Option<usize>,
-}
-
-impl Newest<'_> {
-    /// Stores keys and values at `place` of the caches and attends to all positions so far.
-    fn attend(
-        &self,
-        crew: Crew<'_>,
-        h: &Hparams<'_>,
-        (place, keys, values): (Place, &mut Cache<'_>, &mut Cache<'_>),
-        (scores, n_together): (&mut [f32], usize),
-        mixed: &mut [f32],
-    ) {
-        let rows = self.key.chunks_exact(h.kv_width()).zip(self.value.chunks_exact(h.kv_width()));
-        for (token, (key, value)) in rows.enumerate() {
-            keys.store(place, self.position + token, key);
-            values.store(place, self.position + token, value);
-        }
-        let attention = Attention {
-            place,
-            keys,
-            values,
-            query: self.query,
-            position: self.position,
-            n_heads: h.n_heads,
-            n_kv_heads: h.n_kv_heads,
-            head_dim: h.head_dim,
-            scale: h.attention_scale,
-            window: self.window,
-        };
-        attention.run(crew, scores, n_together, mixed);
-    }
-
-    /// The same with caches that `spill` lends.
-    fn attend_spilled(
-        &self,
-        crew: Crew<'_>,
-        h: &Hparams<'_>,
-        (spill, layer, place, (key_type, value_type)): (&dyn Spill, usize, Place, (CacheType, CacheType)),
-        (scores, n_together): (&mut [f32], usize),
-        mixed: &mut [f32],
-    ) -> Result<(), Lost> {
-        let n_new = self.key.len() / h.kv_width();
-        spill.lend(layer, self.position, n_new, &mut |keys, values| {
-            let mut keys = Cache::new(keys, key_type, h.n_kv_heads, h.head_dim);
-            let mut values = Cache::new(values, value_type, h.n_kv_heads, h.head_dim);
-            self.attend(crew, h, (place, &mut keys, &mut values), (&mut *scores, n_together), mixed);
-        })
-    }
+/// The attention of the newest positions, from the first on, of a layer at `place`; nothing of it is elsewhere.
+fn attention_of<'a>(
+    h: &Hparams<'_>,
+    (place, keys, values): (Place, &'a Cache<'a>, &'a Cache<'a>),
+    (query, position, window): (&'a [f32], usize, Option<usize>),
+) -> Attention<'a> {
+    let (n_heads, n_kv_heads, head_dim, scale) = (h.n_heads, h.n_kv_heads, h.head_dim, h.attention_scale);
+    let (old, kv_heads) = (Old::default(), (0, n_kv_heads));
+    Attention { place, old, kv_heads, keys, values, query, position, n_heads, n_kv_heads, head_dim, scale, window }
 }
 
 /// out = linear(x).

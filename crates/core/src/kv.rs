@@ -6,6 +6,8 @@ use crate::simd::{BLOCK, LANES, Simd, padded};
 
 /// Bytes of a whole block of [`CacheType::Q4_0`].
 const Q4_BYTES: usize = 2 + BLOCK / 2;
+/// Positions whose rows are moved out of a cache at once, when its layer has more than there is room for.
+pub const PAGE: usize = 32;
 /// Names of caches, as `SMIDGEN_TYPES` has those of weights: a build for a board keeps values in these types alone.
 const NAMED: Option<&str> = option_env!("SMIDGEN_CACHES");
 

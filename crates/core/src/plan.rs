@@ -4,7 +4,7 @@
 //! cannot disagree.
 
 use crate::arena::{ALIGN, Plain, span_bytes};
-use crate::kv::{CacheType, Place};
+use crate::kv::{CacheType, PAGE, Place};
 use crate::model::{Hparams, Model, Positions};
 use crate::ops::attention::QUERIES;
 use crate::quant::{Type, n_blocks};
@@ -102,7 +102,7 @@ pub(crate) struct Counts {
     pub(crate) scores: usize,
     /// f32, (n_vocab).
     pub(crate) logits: usize,
-    /// u8, (n_kv_heads, rows of all layers whose cache is in the arena) rows of keys.
+    /// u8, (n_kv_heads, rows of all layers that are in the arena) rows of keys.
     pub(crate) keys: usize,
     /// u8, the same of values.
     pub(crate) values: usize,
@@ -113,8 +113,7 @@ pub(crate) struct Counts {
 pub struct Plan {
     limits: Limits,
     counts: Counts,
-    n_layers: usize,
-    n_cached: usize,
+    cached_rows: usize,
     spans: [Span; 14],
     arena_bytes: usize,
 }
@@ -157,17 +156,16 @@ impl Plan {
     /// # Errors
     /// A limit of zero, a context longer than learned positions, or a sum that overflows.
     pub fn new(model: &Model<'_>, limits: &Limits) -> Result<Plan, Error> {
-        Self::with_cached_layers(model, limits, model.hparams().n_layers)
+        Self::with_cached_rows(model, limits, usize::MAX)
     }
 
-    /// As [`Plan::new`], with room for the caches of `n_cached` layers only, evenly spread over all; those of the others are kept by
-    /// the [`Spill`](crate::store::Spill) that the engine is given.
+    /// As [`Plan::new`], with room for the newest `n_rows` rows of each head only, in whole pages and as many as a batch cannot do
+    /// without; older ones are kept by the [`Spill`](crate::store::Spill) that the engine is given. Layers that have no more rows are
+    /// in the arena as a whole.
     ///
     /// # Errors
     /// Those of [`Plan::new`].
-    pub fn with_cached_layers(model: &Model<'_>, limits: &Limits, n_cached: usize) -> Result<Plan, Error> {
-        let n_layers = model.hparams().n_layers;
-        let n_cached = n_cached.min(n_layers);
+    pub fn with_cached_rows(model: &Model<'_>, limits: &Limits, n_rows: usize) -> Result<Plan, Error> {
         let mut limits = *limits;
         for (what, value) in [
             ("the context", limits.context_tokens),
@@ -186,7 +184,8 @@ impl Plan {
             return Err(Error::Cache(kind));
         }
         limits.batch_tokens = limits.batch_tokens.min(limits.context_tokens);
-        let counts = counts(model, &limits, n_cached)?;
+        let cached_rows = cached_rows(model.hparams(), &limits, n_rows);
+        let counts = counts(model, &limits, cached_rows)?;
         let [activations, activation_scales, activation_sums] = activation_spans(counts.blocks)?;
         let spans = [
             span::<f32>("hidden", counts.hidden)?,
@@ -210,7 +209,7 @@ impl Plan {
         if arena_bytes > isize::MAX as usize {
             return Err(Error::Overflow);
         }
-        Ok(Plan { limits, counts, n_layers, n_cached, spans, arena_bytes })
+        Ok(Plan { limits, counts, cached_rows, spans, arena_bytes })
     }
 
     /// The limits that were planned for; a batch longer than the context has been cut to it.
@@ -218,11 +217,33 @@ impl Plan {
         &self.limits
     }
 
-    /// The place in the arena of the cache of `layer` of a model with the dimensions `h`; `None` when it is spilled.
-    pub fn cache_place(&self, h: &Hparams<'_>, layer: usize) -> Option<Place> {
-        let rows = |layer| self.limits.layer_rows(h, layer);
-        let is_cached = |&layer: &usize| is_cached(layer, self.n_cached, self.n_layers);
-        is_cached(&layer).then(|| Place { start: (0..layer).filter(is_cached).map(rows).sum(), n_rows: rows(layer) })
+    /// The place in the arena of the cache of `layer` of a model with the dimensions `h`, or of its newest rows.
+    pub fn cache_place(&self, h: &Hparams<'_>, layer: usize) -> Place {
+        let rows = |layer| self.limits.layer_rows(h, layer).min(self.cached_rows);
+        Place { start: (0..layer).map(rows).sum(), n_rows: rows(layer) }
+    }
+
+    /// Rows that the arena has room for of each head, at most; as many as the context has positions when nothing is spilled.
+    pub fn cached_rows(&self) -> usize {
+        self.cached_rows
+    }
+
+    /// Whether the older rows of `layer` are spilled.
+    pub fn is_spilled(&self, h: &Hparams<'_>, layer: usize) -> bool {
+        self.limits.layer_rows(h, layer) > self.cached_rows
+    }
+
+    /// Positions whose rows are spilled when the context is full, of layers that have no room for all.
+    pub fn spilled_rows(&self) -> usize {
+        self.limits.context_tokens.saturating_sub(self.cached_rows).next_multiple_of(PAGE)
+    }
+
+    /// Rows of each head of `layer` that are lent at once, at most: all that are spilled, or those of its window, in whole pages.
+    pub fn lent_rows(&self, h: &Hparams<'_>, layer: usize) -> usize {
+        match self.limits.layer_rows(h, layer).checked_sub(self.cached_rows) {
+            None | Some(0) => 0,
+            Some(older) => self.spilled_rows().min(older.next_multiple_of(PAGE) + 2 * PAGE),
+        }
     }
 
     /// Bytes of the caches in the arena.
@@ -245,13 +266,16 @@ impl Plan {
     }
 }
 
-/// Whether the cache of `layer` is one of the `n_cached` that the arena has room for; those are evenly spread (Bresenham's line).
-fn is_cached(layer: usize, n_cached: usize, n_layers: usize) -> bool {
-    let before = |layer: usize| layer * n_cached / n_layers.max(1);
-    before(layer + 1) > before(layer)
+/// Rows that each head has in the arena at most, when `n_rows` are wanted: whole pages, all where no layer has more.
+fn cached_rows(h: &Hparams<'_>, limits: &Limits, n_rows: usize) -> usize {
+    let pages = |n: usize| n.saturating_add(PAGE - 1) / PAGE * PAGE;
+    // What is moved out to make room for a batch is whole pages of what was there before it.
+    let cached = (n_rows / PAGE * PAGE).max(pages(limits.batch_tokens.saturating_add(PAGE - 1)));
+    let most = (0..h.n_layers).map(|layer| limits.layer_rows(h, layer)).max().unwrap_or(0);
+    if most > cached { cached } else { pages(limits.context_tokens) }
 }
 
-fn counts(model: &Model<'_>, limits: &Limits, n_cached: usize) -> Result<Counts, Error> {
+fn counts(model: &Model<'_>, limits: &Limits, cached_rows: usize) -> Result<Counts, Error> {
     let h = model.hparams();
     let batch = limits.batch_tokens;
     let (query, kv) = (h.query_width(), h.kv_width());
@@ -260,9 +284,8 @@ fn counts(model: &Model<'_>, limits: &Limits, n_cached: usize) -> Result<Counts,
     let blocks = input_blocks(model, batch)?;
     let rotary = matches!(h.family.positions, Positions::Rotary(_));
     let n_rot = if rotary { h.n_rot } else { 0 };
-    let cached = (0..h.n_layers).filter(|&layer| is_cached(layer, n_cached, h.n_layers));
-    let rows = cached
-        .map(|layer| limits.layer_rows(h, layer))
+    let rows = (0..h.n_layers)
+        .map(|layer| limits.layer_rows(h, layer).min(cached_rows))
         .try_fold(0usize, |sum, rows| sum.checked_add(rows))
         .ok_or(Error::Overflow)?;
     let cache = |kind: CacheType| product(&[h.n_kv_heads, rows, kind.row_bytes(h.head_dim)]);

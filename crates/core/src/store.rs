@@ -1,9 +1,11 @@
-//! What is not in memory: somebody brings the rows of weights, and the caches of layers, when they are needed.
+//! What is not in memory: somebody brings the rows of weights, and the older rows of caches, when they are needed.
 //!
 //! A machine with less memory than the model has keeps what it can and reads the rest from a file, a flash chip or a card for
 //! every pass. The engine asks in an order that never changes (layer by layer, and in a layer query, key, value, output, up,
 //! gate, down; then the output matrix), so a store can read ahead. Each row is multiplied as if it had always been there:
 //! where the bytes come from changes no bit.
+
+use core::ops::Range;
 
 /// Rows that could not be had: the offset in the file of the first that is missing. The store knows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,22 +33,37 @@ pub trait Store {
     fn fetch(&self, at: u64, row_bytes: usize, each: Each<'_>) -> Result<(), Fault>;
 }
 
-/// A cache that could not be had, or not be kept. Who keeps it knows more.
+/// Rows of a cache that could not be had, or not be kept. Who keeps them knows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;
 
-/// What is called with room for the keys and room for the values of a layer.
-pub type Borrow<'f> = &'f mut dyn FnMut(&mut [u8], &mut [u8]);
+/// What is called with rows of keys and rows of values.
+pub type Borrow<'f> = &'f mut dyn FnMut(&[u8], &[u8]);
 
-/// Somebody who keeps the caches of layers for which there is no room.
+/// One head of the cache of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The layer.
+    pub layer: usize,
+    /// Which of its key and value heads.
+    pub head: usize,
+}
+
+/// Somebody who keeps the older rows of caches for which there is no room.
 pub trait Spill {
-    /// Lends room for the cached rows of `layer`, as [`Cache`](crate::kv::Cache) lays out those of one layer. The rows of positions
-    /// below `n_held` are as they were left; those of the `n_new` positions from there on are kept as they will be left. Layers
-    /// are asked for in order, again and again.
+    /// Keeps the rows of the [`PAGE`](crate::kv::PAGE) positions from `position` on, a multiple of it, one after the other. What was
+    /// kept for that position and for later ones counts no longer.
     ///
     /// # Errors
-    /// Rows that could not be brought or kept; the job may or may not have been called.
-    fn lend(&self, layer: usize, n_held: usize, n_new: usize, job: Borrow<'_>) -> Result<(), Lost>;
+    /// Rows that could not be kept.
+    fn keep(&self, head: Head, position: usize, keys: &[u8], values: &[u8]) -> Result<(), Lost>;
+
+    /// Lends the rows of `positions`, which are whole pages that were kept, one after the other. Heads are asked for in order,
+    /// layer by layer, again and again.
+    ///
+    /// # Errors
+    /// Rows that could not be brought, or were not kept; the job has not been called then.
+    fn lend(&self, head: Head, positions: Range<usize>, job: Borrow<'_>) -> Result<(), Lost>;
 }
 
 /// Nobody: for models that are in memory as a whole.
@@ -64,7 +81,11 @@ impl Store for Nowhere {
 }
 
 impl Spill for Nowhere {
-    fn lend(&self, _: usize, _: usize, _: usize, _: Borrow<'_>) -> Result<(), Lost> {
+    fn keep(&self, _: Head, _: usize, _: &[u8], _: &[u8]) -> Result<(), Lost> {
+        Err(Lost)
+    }
+
+    fn lend(&self, _: Head, _: Range<usize>, _: Borrow<'_>) -> Result<(), Lost> {
         Err(Lost)
     }
 }

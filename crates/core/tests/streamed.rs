@@ -2,13 +2,14 @@
 
 use smidgen_core::engine::{self, Engine};
 use smidgen_core::gguf::{Gguf, Tensor};
-use smidgen_core::kv::CacheType;
-use smidgen_core::model::{Layer, Model};
+use smidgen_core::kv::{CacheType, PAGE};
+use smidgen_core::model::{Hparams, Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::simd::Isa;
-use smidgen_core::store::{Borrow, Each, Fault, Lost, Spill, Store};
+use smidgen_core::store::{Borrow, Each, Fault, Head, Lost, Spill, Store};
 use smidgen_core::workers::Single;
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 const LIMITS: Limits = Limits {
     context_tokens: 24,
@@ -139,83 +140,117 @@ fn without_a_store_nothing_is_made_up() {
     assert!(matches!(engine.forward(&[1]), Err(engine::Error::Storage(_))));
 }
 
-/// Layers' caches in memory of its own, of which it lends a fresh copy that holds no more than was promised.
+/// Rows in memory of its own, in order of their positions, of which it lends a copy.
 struct Elsewhere {
-    /// For each layer, rows of keys and rows of values.
-    layers: RefCell<Vec<[Vec<u8>; 2]>>,
-    row_bytes: [usize; 2],
+    /// For each head of each layer, keys and values.
+    rows: RefCell<Vec<[Vec<u8>; 2]>>,
     n_heads: usize,
+    row_bytes: [usize; 2],
     is_full: Cell<bool>,
+    n_lent: Cell<usize>,
 }
 
 impl Elsewhere {
-    /// Copies the rows of some positions of every head.
-    fn copy(&self, side: usize, from: &[u8], to: &mut [u8], positions: std::ops::Range<usize>) {
-        let (row_bytes, stride) = (self.row_bytes[side], LIMITS.context_tokens * self.row_bytes[side]);
-        for head in 0..self.n_heads {
-            let rows = head * stride + positions.start * row_bytes..head * stride + positions.end * row_bytes;
-            to[rows.clone()].copy_from_slice(&from[rows]);
-        }
+    fn new(h: &Hparams<'_>, limits: &Limits) -> Self {
+        let row_bytes = [limits.cache_k, limits.cache_v].map(|kind| kind.row_bytes(h.head_dim));
+        let rows = vec![Default::default(); h.n_layers * h.n_kv_heads].into();
+        Elsewhere { rows, n_heads: h.n_kv_heads, row_bytes, is_full: Cell::default(), n_lent: Cell::default() }
     }
 }
 
 impl Spill for Elsewhere {
-    fn lend(&self, layer: usize, n_held: usize, n_new: usize, job: Borrow<'_>) -> Result<(), Lost> {
+    fn keep(&self, head: Head, position: usize, keys: &[u8], values: &[u8]) -> Result<(), Lost> {
         if self.is_full.get() {
             return Err(Lost);
         }
-        let kept = &mut self.layers.borrow_mut()[layer];
-        let mut lent = kept.each_ref().map(|side| vec![0xff; side.len()]);
-        for side in 0..2 {
-            self.copy(side, &kept[side], &mut lent[side], 0..n_held);
+        let kept = &mut self.rows.borrow_mut()[head.layer * self.n_heads + head.head];
+        for ((kept, new), row_bytes) in kept.iter_mut().zip([keys, values]).zip(self.row_bytes) {
+            assert_eq!((position % PAGE, new.len()), (0, PAGE * row_bytes));
+            assert!(kept.len() >= position * row_bytes, "pages come in order");
+            kept.truncate(position * row_bytes);
+            kept.extend_from_slice(new);
         }
-        let [keys, values] = &mut lent;
-        job(keys, values);
-        for side in 0..2 {
-            self.copy(side, &lent[side], &mut kept[side], n_held..n_held + n_new);
-        }
+        Ok(())
+    }
+
+    fn lend(&self, head: Head, positions: Range<usize>, job: Borrow<'_>) -> Result<(), Lost> {
+        let rows = self.rows.borrow();
+        let [keys, values] = &rows[head.layer * self.n_heads + head.head];
+        self.n_lent.set(self.n_lent.get() + positions.len());
+        let rows =
+            |bytes: &[u8], row_bytes: usize| bytes[positions.start * row_bytes..positions.end * row_bytes].to_vec();
+        job(&rows(keys, self.row_bytes[0]), &rows(values, self.row_bytes[1]));
         Ok(())
     }
 }
 
-/// The logits' bits with the caches of `n_cached` layers in the arena; the caches are F16 and Q8_0.
-fn with_spilled(n_cached: usize, is_full: bool) -> Result<Vec<u32>, engine::Error> {
-    let limits = Limits { cache_k: CacheType::F16, cache_v: CacheType::Q8_0, ..LIMITS };
+/// A context of a few pages.
+const LONG: Limits = Limits { context_tokens: 150, cache_k: CacheType::F16, cache_v: CacheType::Q8_0, ..LIMITS };
+
+/// What `job` does with an engine that has room for `n_rows` rows, and who has the others.
+fn with_spilled<T>(n_rows: usize, job: impl FnOnce(&mut Engine<'_>, &Plan, &Elsewhere) -> T) -> T {
     let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")).unwrap();
     let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::new(&gguf, &mut layers).unwrap();
-    let h = *model.hparams();
-    let plan = Plan::with_cached_layers(&model, &limits, n_cached).unwrap();
-    let whole = Plan::new(&model, &limits).unwrap();
-    assert_eq!(
-        (0..h.n_layers).filter_map(|layer| plan.cache_place(&h, layer)).map(|place| place.start).collect::<Vec<_>>(),
-        Vec::from_iter((0..n_cached).map(|place| place * limits.context_tokens))
-    );
-    assert_eq!(plan.arena_bytes() < whole.arena_bytes(), n_cached < h.n_layers);
-    let row_bytes = [limits.cache_k, limits.cache_v].map(|kind| kind.row_bytes(h.head_dim));
-    let side = |row_bytes: usize| vec![0xff; h.n_kv_heads * limits.context_tokens * row_bytes];
-    let elsewhere = Elsewhere {
-        layers: vec![row_bytes.map(side); h.n_layers].into(),
-        row_bytes,
-        n_heads: h.n_kv_heads,
-        is_full: Cell::new(is_full),
-    };
+    let plan = Plan::with_cached_rows(&model, &LONG, n_rows).unwrap();
+    let elsewhere = Elsewhere::new(model.hparams(), &LONG);
     let mut arena = vec![0xff; plan.arena_bytes()];
     let engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap();
-    let mut engine = engine.with_spill(&elsewhere);
-    engine.forward(&TOKENS[..9])?;
-    engine.truncate(4);
+    job(&mut engine.with_spill(&elsewhere), &plan, &elsewhere)
+}
+
+fn long() -> Vec<u32> {
+    (0..LONG.context_tokens as u32).map(|i| (i * 7919 + 13) % 2048).collect()
+}
+
+/// The bits of batches, of single tokens, and of positions forgotten and run again.
+fn spilled_bits(engine: &mut Engine<'_>) -> Result<Vec<u32>, engine::Error> {
+    let tokens = long();
     let mut bits = Vec::new();
-    engine.forward_each(&TOKENS[4..], |_, logits| bits.extend(logits.iter().map(|x| x.to_bits())))?;
+    let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
+    engine.forward_each(&tokens[..90], |_, logits| keep(logits))?;
+    for token in &tokens[90..] {
+        keep(engine.forward(&[*token])?);
+    }
+    for n in [138, 71, 33, 3] {
+        let left = engine.truncate(n);
+        assert!(left == n || left == n / PAGE * PAGE, "{left} of {n}");
+        engine.forward(&tokens[left..=n])?;
+        engine.forward_each(&tokens[5..15], |_, logits| keep(logits))?;
+    }
     Ok(bits)
 }
 
 #[test]
-fn whichever_caches_are_spilled_the_bits_are_the_same() {
-    let want = with_spilled(6, true).unwrap();
-    for n_cached in [0, 1, 2, 5] {
-        assert!(with_spilled(n_cached, false).unwrap() == want, "{n_cached} of 6 layers cached in memory");
-        assert!(matches!(with_spilled(n_cached, true), Err(engine::Error::Cache(_))));
+fn however_many_rows_are_spilled_the_bits_are_the_same() {
+    let want = with_spilled(usize::MAX, |engine, plan, elsewhere| {
+        assert_eq!((plan.spilled_rows(), elsewhere.n_lent.get()), (0, 0));
+        spilled_bits(engine).unwrap()
+    });
+    let mut most = usize::MAX;
+    // No fewer than a batch and a page need.
+    for (n_rows, cached) in [(0, 64), (64, 64), (100, 96), (149, 128usize)] {
+        with_spilled(n_rows, |engine, plan, elsewhere| {
+            assert_eq!((plan.cached_rows(), plan.spilled_rows()), (cached, (150 - cached).next_multiple_of(PAGE)));
+            assert!(spilled_bits(engine).unwrap() == want, "{n_rows} rows in memory");
+            let n_lent = elsewhere.n_lent.get();
+            assert!(0 < n_lent && n_lent <= most, "{n_lent} rows lent, and {most} with fewer in memory");
+            most = n_lent;
+        });
     }
+}
+
+#[test]
+fn rows_that_nobody_keeps_end_a_pass_and_one_can_go_on_later() {
+    let want = with_spilled(usize::MAX, |engine, _, _| engine.forward(&long()).unwrap().to_vec());
+    with_spilled(64, |engine, _, elsewhere| {
+        elsewhere.is_full.set(true);
+        engine.forward(&long()[..60]).unwrap();
+        assert_eq!(engine.forward(&long()[60..70]).map(|_| ()), Err(engine::Error::Cache(0)));
+        elsewhere.is_full.set(false);
+        let left = engine.truncate(60);
+        assert_eq!(left, 60);
+        assert!(engine.forward(&long()[60..]).unwrap() == want);
+    });
 }

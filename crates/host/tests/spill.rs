@@ -3,28 +3,25 @@
 
 use smidgen_core::engine::{self, Engine};
 use smidgen_core::gguf::Gguf;
-use smidgen_core::kv::CacheType;
+use smidgen_core::kv::{CacheType, PAGE};
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::simd::Isa;
-use smidgen_core::store::Spill;
+use smidgen_core::store::{Head, Spill};
 use smidgen_core::workers::Single;
-use smidgen_host::spill::{LayerShape, SpillDisk, SpillFile, SpillStorage, first_on_disk};
+use smidgen_host::spill::{SpillDisk, SpillFile, SpillShape, SpillStorage, first_on_disk};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// More than one sector of rows for each head, and a last one in part.
-const CONTEXT: usize = 75;
+/// A few pages for each head, and a last one in part.
+const CONTEXT: usize = 170;
 
-/// The caches that are spilled.
-type Layers = [(usize, LayerShape)];
-
-/// What `job` does with an engine that has the caches of `n_cached` layers in memory and the others where `open` keeps them.
+/// What `job` does with an engine that has `n_cached` rows of each head in memory and the others where `open` keeps them.
 fn run<T>(
     (n_cached, cache): (usize, CacheType),
-    open: impl FnOnce(&Layers) -> SpillFile,
+    open: impl FnOnce(&SpillShape) -> SpillFile,
     job: impl FnOnce(&mut Engine<'_>, Option<&SpillFile>) -> T,
 ) -> T {
     let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")).unwrap();
@@ -40,10 +37,8 @@ fn run<T>(
         cache_v: CacheType::F16,
         keeps_all: false,
     };
-    let plan = Plan::with_cached_layers(&model, &limits, n_cached).unwrap();
-    let spilled = (0..h.n_layers).filter(|&layer| plan.cache_place(&h, layer).is_none());
-    let spilled: Vec<(usize, LayerShape)> = spilled.map(|layer| (layer, LayerShape::of(&h, &limits, layer))).collect();
-    let spill = (!spilled.is_empty()).then(|| open(&spilled));
+    let plan = Plan::with_cached_rows(&model, &limits, n_cached).unwrap();
+    let spill = SpillShape::of(&h, &plan).map(|shape| open(&shape));
     let mut arena = vec![0xff; plan.arena_bytes()];
     let mut engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap();
     if let Some(spill) = &spill {
@@ -57,21 +52,22 @@ fn bits_of(engine: &mut Engine<'_>) -> Result<Vec<u32>, engine::Error> {
     let tokens: Vec<u32> = (0..CONTEXT as u32).map(|i| (i * 7919 + 13) % 2048).collect();
     let mut bits = Vec::new();
     let mut keep = |logits: &[f32]| bits.extend(logits.iter().map(|x| x.to_bits()));
-    keep(engine.forward(&tokens[..30])?);
-    for token in &tokens[30..CONTEXT] {
+    keep(engine.forward(&tokens[..60])?);
+    for token in &tokens[60..CONTEXT] {
         keep(engine.forward(&[*token])?);
     }
     // What was forgotten is written over, in the middle of a sector and of a pass that was read ahead.
-    for n in [41, 0, 3] {
-        engine.truncate(n);
+    for n in [141, 100, 45, 0, 3] {
+        let left = engine.truncate(n);
+        engine.forward(&tokens[left..=n])?;
         engine.forward_each(&tokens[5..25], |_, logits| keep(logits))?;
     }
     Ok(bits)
 }
 
-/// Those with the caches of `n_cached` layers in memory and the others in a file in `directory`.
+/// Those with `n_cached` rows in memory and the others in a file in `directory`.
 fn bits(n_cached: usize, cache: CacheType, directory: &Path) -> Vec<u32> {
-    let open = |layers: &Layers| SpillFile::new(directory, layers).unwrap();
+    let open = |shape: &SpillShape| SpillFile::new(directory, shape).unwrap();
     run((n_cached, cache), open, |engine, _| bits_of(engine).unwrap())
 }
 
@@ -134,12 +130,12 @@ impl SpillStorage for Faulty {
 /// The bits over a disk with `fault` after `n_before` reads and writes, or what is said; and what a second try without it gives.
 fn with_fault(fault: Fault, n_before: usize, patience: Duration) -> (Result<Vec<u32>, String>, Option<Vec<u32>>) {
     let state = Arc::new(Mutex::new(Some(fault)));
-    let open = |layers: &Layers| {
-        let bytes = vec![0xaa; layers.iter().map(|(_, shape)| shape.bytes()).sum()];
+    let open = |shape: &SpillShape| {
+        let bytes = vec![0xaa; shape.file_bytes() as usize];
         let disk = Faulty { bytes, fault: Arc::clone(&state), n_before };
-        SpillFile::over("cache".into(), Box::new(disk), layers).unwrap().with_patience(patience)
+        SpillFile::over("cache".into(), Box::new(disk), shape).unwrap().with_patience(patience)
     };
-    run((1, CacheType::F32), open, |engine, spill| match bits_of(engine) {
+    run((0, CacheType::F32), open, |engine, spill| match bits_of(engine) {
         Ok(bits) => (Ok(bits), None),
         Err(error) => {
             assert!(matches!(error, engine::Error::Cache(_)), "{error}");
@@ -156,7 +152,7 @@ fn with_fault(fault: Fault, n_before: usize, patience: Duration) -> (Result<Vec<
 
 #[test]
 fn a_disk_that_is_short_interrupted_or_slow_changes_nothing() {
-    let want = bits(6, CacheType::F32, Path::new("never used"));
+    let want = bits(usize::MAX, CacheType::F32, Path::new("never used"));
     let slow = Duration::from_millis(1);
     for fault in [Fault::IsShort(1777), Fault::IsShort(4096), Fault::IsShort(9000), Fault::IsInterrupted] {
         assert!(with_fault(fault, 5, Duration::from_secs(60)).0.unwrap() == want, "{fault:?}");
@@ -166,7 +162,7 @@ fn a_disk_that_is_short_interrupted_or_slow_changes_nothing() {
 
 #[test]
 fn a_disk_that_fails_ends_a_run_and_a_mended_one_goes_on() {
-    let want = bits(6, CacheType::F32, Path::new("never used"));
+    let want = bits(usize::MAX, CacheType::F32, Path::new("never used"));
     for n_before in [0, 1, 30, 500] {
         let (failed, again) = with_fault(Fault::Fails, n_before, Duration::from_secs(60));
         assert!(failed.unwrap_err().contains("the disk is broken"), "after {n_before}");
@@ -192,42 +188,78 @@ fn a_disk_that_never_answers_is_given_up() {
     let (failed, again) = with_fault(stall, 9, Duration::from_millis(1000));
     let failed = failed.unwrap_err();
     assert!(failed.contains("has not answered for 1 seconds"), "{failed}");
-    assert!(again.unwrap() == bits(6, CacheType::F32, Path::new("never used")));
+    assert!(again.unwrap() == bits(usize::MAX, CacheType::F32, Path::new("never used")));
 }
 
 #[test]
 fn through_the_cache_of_the_system_the_bits_are_the_same() {
     let directory = tempfile::tempdir().unwrap();
-    let want = bits(6, CacheType::F32, directory.path());
-    let open = |layers: &Layers| {
-        let len = layers.iter().map(|(_, shape)| shape.bytes() as u64).sum();
-        let (path, disk) = SpillDisk::create(directory.path(), len).unwrap();
-        SpillFile::over(path, Box::new(disk.cached()), layers).unwrap()
+    let want = bits(usize::MAX, CacheType::F32, directory.path());
+    let open = |shape: &SpillShape| {
+        let (path, disk) = SpillDisk::create(directory.path(), shape.file_bytes()).unwrap();
+        SpillFile::over(path, Box::new(disk.cached()), shape).unwrap()
     };
-    assert!(run((2, CacheType::F32), open, |engine, _| bits_of(engine).unwrap()) == want);
+    assert!(run((0, CacheType::F32), open, |engine, _| bits_of(engine).unwrap()) == want);
 }
 
 #[test]
 fn whatever_is_in_the_file_the_bits_are_the_same() {
     let directory = tempfile::tempdir().unwrap();
     for cache in [CacheType::F32, CacheType::Q8_0] {
-        let want = bits(6, cache, directory.path());
-        for n_cached in [0, 1, 4, 5] {
-            assert!(bits(n_cached, cache, directory.path()) == want, "{n_cached} of 6 in memory, {}", cache.name());
+        let want = bits(usize::MAX, cache, directory.path());
+        for n_cached in [0, 96, 128] {
+            assert!(bits(n_cached, cache, directory.path()) == want, "{n_cached} rows in memory, {}", cache.name());
         }
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing stays behind");
 }
 
+/// Keys of more than a sector for three pages, values of less.
+fn shape() -> SpillShape {
+    SpillShape { layers: vec![(1, 64), (3, 96)], n_kv_heads: 2, n_rows: 96, key_row_bytes: 68, value_row_bytes: 6 }
+}
+
+/// Rows that say whose they are.
+fn rows(head: Head, positions: std::ops::Range<usize>, row_bytes: usize) -> Vec<u8> {
+    let of = |position: usize| (head.layer * 50 + head.head * 120 + position * 3) as u8;
+    positions.flat_map(|position| (0..row_bytes).map(move |byte| of(position).wrapping_add(byte as u8))).collect()
+}
+
 #[test]
-fn a_layer_that_was_not_spilled_is_not_lent() {
+fn what_is_kept_is_lent_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
-    let shape = LayerShape { key_row_bytes: 64, value_row_bytes: 34, n_kv_heads: 2, n_rows: 9 };
-    let spill = SpillFile::new(directory.path(), &[(1, shape), (3, shape)]).unwrap();
-    assert!(spill.lend(2, 0, 1, &mut |_, _| unreachable!("there is no such layer")).is_err());
-    let mut sizes = None;
-    spill.lend(3, 0, 9, &mut |keys, values| sizes = Some((keys.len(), values.len()))).unwrap();
-    assert_eq!(sizes, Some((64 * 2 * 9, 34 * 2 * 9)));
+    let shape = shape();
+    let spill = SpillFile::new(directory.path(), &shape).unwrap();
+    let heads: Vec<Head> = [1, 3].into_iter().flat_map(|layer| [0, 1].map(|head| Head { layer, head })).collect();
+    for position in [0, PAGE, 0, PAGE, 2 * PAGE] {
+        for &head in &heads {
+            let page = position..position + PAGE;
+            let [keys, values] = [68, 6].map(|row_bytes| rows(head, page.clone(), row_bytes));
+            spill.keep(head, position, &keys, &values).unwrap();
+        }
+        // The first layer sees two pages at most; the second time less is wanted than was read ahead.
+        for (first, second) in [(0, 0), (position.saturating_sub(PAGE), 0), (position, position)] {
+            for &head in &heads {
+                let start = if head.layer == 1 { first.max(position.saturating_sub(PAGE)) } else { second };
+                let positions = start..position + PAGE;
+                let mut lent = 0;
+                let mut job = |keys: &[u8], values: &[u8]| {
+                    assert!(keys == rows(head, positions.clone(), 68), "keys of {head:?}, {positions:?}");
+                    assert!(values == rows(head, positions.clone(), 6), "values of {head:?}, {positions:?}");
+                    lent += 1;
+                };
+                spill.lend(head, positions.clone(), &mut job).unwrap();
+                assert_eq!(lent, 1);
+            }
+        }
+    }
+    let mut never = |_: &[u8], _: &[u8]| unreachable!("there is no such head, or too many rows are wanted");
+    for head in [Head { layer: 2, head: 0 }, Head { layer: 1, head: 2 }] {
+        assert!(spill.keep(head, 0, &[0; 68 * PAGE], &[0; 6 * PAGE]).is_err());
+        assert!(spill.lend(head, 0..PAGE, &mut never).is_err());
+    }
+    assert!(spill.lend(Head { layer: 1, head: 0 }, 0..3 * PAGE, &mut never).is_err());
+    assert!(spill.keep(Head { layer: 1, head: 0 }, 96, &[0; 68 * PAGE], &[0; 6 * PAGE]).is_err());
 }
 
 #[test]
@@ -235,8 +267,7 @@ fn a_directory_that_cannot_hold_it_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, b"x").unwrap();
-    let shape = LayerShape { key_row_bytes: 64, value_row_bytes: 64, n_kv_heads: 1, n_rows: 8 };
-    let error = SpillFile::new(&file, &[(0, shape)]).map(|_| ()).unwrap_err();
+    let error = SpillFile::new(&file, &shape()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("file") && error.exit_code() == 1, "{error}");
 }
 

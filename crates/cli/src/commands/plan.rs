@@ -76,12 +76,12 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let (_, budget) = Budget::within(&source, &gguf, &model, &settings, flags.engine.ram)?;
     let question = Question::new(&source, &gguf, &model, settings);
     let streamed_bytes = budget.streamed_bytes();
-    let spill_path = (budget.spilled_bytes > 0).then(|| import::scratch_directory(&engine)).transpose()?;
+    let spill_path = budget.spilled.is_some().then(|| import::scratch_directory(&engine)).transpose()?;
     let streamed = Streamed {
         path: source.outline().map(|outline| outline.path()),
         bytes: streamed_bytes,
         unpacked: budget.residency.as_ref().and_then(Residency::unpacked_bytes),
-        spilled: budget.spilled_bytes,
+        spilled: budget.spilled_bytes(),
         spill_path: spill_path.as_deref(),
     };
     let fits = flags.engine.ram.map(|ram| budget.with_process() <= ram);
@@ -101,7 +101,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         ram_bytes: flags.engine.ram,
         fits,
         streamed_bytes,
-        spilled_bytes: budget.spilled_bytes,
+        spilled_bytes: budget.spilled_bytes(),
         tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, limits.n_threads, streamed)),
         options: flags.engine.ram.map_or(Vec::new(), |ram| question.choices(ram)),
     };
@@ -144,7 +144,10 @@ fn for_people(report: &Report<'_>) -> String {
         out += &format!("\n{} are read from the file for every token.\n", report::bytes(report.streamed_bytes));
     }
     if report.spilled_bytes > 0 {
-        out += &format!("\nCaches of up to {} are kept in a file.\n", report::bytes(report.spilled_bytes));
+        out += &format!(
+            "\nOlder rows of the caches are kept in a file, up to {} when the context is full.\n",
+            report::bytes(report.spilled_bytes)
+        );
     }
     match report.tokens_per_s {
         Some(rate) => {

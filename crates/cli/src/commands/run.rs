@@ -111,7 +111,7 @@ impl<'a> Report<'a> {
             timings,
             plan: &session.budget.lines,
             streamed_bytes: session.budget.streamed_bytes(),
-            spilled_bytes: session.budget.spilled_bytes,
+            spilled_bytes: session.budget.spilled_bytes(),
             planned_bytes: session.budget.total(),
             process_bytes: session.budget.process_bytes(),
             peak_bytes: None,

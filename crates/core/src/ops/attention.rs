@@ -13,9 +13,10 @@
 
 use super::math::{exp, sum};
 use super::matmul::Crew;
-use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, Place};
+use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, PAGE, Place};
 use crate::quant;
 use crate::simd::{Kernel, LANES, Simd, TILE};
+use crate::store::{Head, Lost, Spill};
 use crate::workers::{Columns, Single, Workers, split};
 use core::ops::Range;
 
@@ -25,10 +26,26 @@ pub(crate) const QUERIES: usize = if TILE == LANES && !quant::IS_FOR_ONE_MODEL {
 /// Products of a query and a key below which waking another thread costs more than it saves.
 const SMALL_JOB: usize = 1 << 13;
 
+/// Cached rows of one head that are not in the caches.
+#[derive(Clone, Copy, Default)]
+pub struct Old<'a> {
+    /// The first position and the one behind the last; the caches have what follows.
+    pub positions: (usize, usize),
+    /// Their keys, one after the other.
+    pub keys: &'a [u8],
+    /// Their values.
+    pub values: &'a [u8],
+}
+
 /// One layer's attention.
+#[derive(Clone, Copy)]
 pub struct Attention<'a> {
     /// The layer's place in the caches.
     pub place: Place,
+    /// What is seen and is not there, of the only head in `kv_heads`.
+    pub old: Old<'a>,
+    /// The key and value heads that are attended to: the first and the one behind the last.
+    pub kv_heads: (usize, usize),
     /// The cached keys, the newest included.
     pub keys: &'a Cache<'a>,
     /// The cached values, the newest included.
@@ -62,7 +79,7 @@ struct Query<'a> {
 }
 
 impl Attention<'_> {
-    /// Writes the output of every token and head to `out`, (tokens, n_heads, head_dim); `scores` holds for each worker as many rows
+    /// Writes the output of every token and of every head that looks at `kv_heads` to `out`, (tokens, n_heads, head_dim); `scores` holds for each worker as many rows
     /// of the context's length as `n_together`, the queries that may go together.
     pub fn run(&self, crew: Crew<'_>, scores: &mut [f32], n_together: usize, out: &mut [f32]) {
         let width = self.n_heads * self.head_dim;
@@ -71,11 +88,13 @@ impl Attention<'_> {
         // Heads that share a head of the cache are one task, so that one thread alone reads it, where there are tasks enough; a
         // prompt is computed longer than it is read, and its tasks are made small, to even them out.
         let is_prompt = self.query.len() > width && workers.n_workers() > 1;
-        let n_heads =
-            if is_prompt || self.n_kv_heads < workers.n_workers() { 1 } else { self.n_heads / self.n_kv_heads };
+        let sharing = self.n_heads / self.n_kv_heads;
+        let (first, end) = self.kv_heads;
+        let n_heads = if is_prompt || end - first < workers.n_workers() { 1 } else { sharing };
         let scratch_len = scores.len() / workers.n_workers();
         let scratch = (scores, scratch_len);
-        split(workers, out, (width, 0..width), n_heads * self.head_dim, scratch, &|scores, mut columns| {
+        let range = first * sharing * self.head_dim..end * sharing * self.head_dim;
+        split(workers, out, (width, range), n_heads * self.head_dim, scratch, &|scores, mut columns| {
             let n_tokens = columns.n_rows();
             let first = columns.range().start / self.head_dim;
             let n_queries = columns.range().len() / self.head_dim * n_tokens;
@@ -88,6 +107,32 @@ impl Attention<'_> {
                 self.attend(crew, &queries[..n], first, scores, &mut columns);
             }
         });
+    }
+
+    /// The same for a layer whose rows of the first `n_spilled` positions `spill` keeps, one head after the other.
+    ///
+    /// # Errors
+    /// Rows that could not be brought.
+    pub fn run_spilled(
+        &self,
+        (crew, spill): (Crew<'_>, &dyn Spill),
+        (layer, n_spilled): (usize, usize),
+        (scores, n_together): (&mut [f32], usize),
+        out: &mut [f32],
+    ) -> Result<(), Lost> {
+        let oldest = self.window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        if oldest >= n_spilled {
+            self.run(crew, scores, n_together, out);
+            return Ok(());
+        }
+        let positions = (oldest / PAGE * PAGE, n_spilled);
+        for head in self.kv_heads.0..self.kv_heads.1 {
+            spill.lend(Head { layer, head }, positions.0..positions.1, &mut |keys, values| {
+                let attention = Attention { old: Old { positions, keys, values }, kv_heads: (head, head + 1), ..*self };
+                attention.run(crew, scores, n_together, out);
+            })?;
+        }
+        Ok(())
     }
 
     /// The query of token `token` in the head that is `head` heads behind `first`.
@@ -115,18 +160,37 @@ impl Attention<'_> {
         let seen = core::array::from_fn(|index| {
             queries.get(index).map_or(0..0, |query: &Query<'_>| query.start - start..query.end - start)
         });
-        let [keys, values] = [self.keys, self.values].map(|cache| cache.positions(self.place, kv_head, (start, end)));
-        let row_bytes = self.keys.row_bytes();
-        let score = Score { queries, keys, row_bytes, scale: self.scale, scores, stride };
+        let keys = self.rows((self.keys, self.old.keys), kv_head, (start, end));
+        let score = Score { queries, keys, scale: self.scale, scores, stride };
         run_cached(crew, self.keys.kind(), score);
         for (scores, seen) in scores.chunks_exact_mut(stride).zip(&seen).take(queries.len()) {
             crew.isa.run(Softmax { scores: &mut scores[seen.clone()] });
         }
-        let row_bytes = self.values.row_bytes();
-        let head_dim = self.head_dim;
-        let mix = Mix { weights: scores, stride, seen, values, row_bytes, head_dim, queries, columns };
+        let values = self.rows((self.values, self.old.values), kv_head, (start, end));
+        let mix = Mix { weights: scores, stride, seen, values, head_dim: self.head_dim, queries, columns };
         run_cached(crew, self.values.kind(), mix);
     }
+
+    /// The rows of positions `start` to `end` of one head, of which `cache` has those behind the old ones.
+    fn rows<'a>(&self, (cache, old): (&'a Cache<'_>, &'a [u8]), head: usize, (start, end): (usize, usize)) -> Rows<'a> {
+        let row_bytes = cache.row_bytes();
+        let (first, behind) = self.old.positions;
+        let n_old = behind.saturating_sub(start);
+        let old = if n_old > 0 { &old[(start - first) * row_bytes..][..n_old * row_bytes] } else { &[] };
+        let [newer, newest] = cache.positions(self.place, head, (start + n_old, end));
+        let n_newer = newer.len() / row_bytes;
+        let counts = [n_old, n_newer, end - start - n_old - n_newer];
+        Rows { pieces: [old, newer, newest], counts, row_bytes }
+    }
+}
+
+/// Cached rows of one head, positions in order, in a few pieces.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    pieces: [&'a [u8]; 3],
+    /// Rows of each piece.
+    counts: [usize; 3],
+    row_bytes: usize,
 }
 
 /// A kernel over cached rows, for any way of storing them.
@@ -183,9 +247,7 @@ macro_rules! with_queries {
 /// The dot products of queries with keys.
 struct Score<'a, 'b> {
     queries: &'a [Query<'b>],
-    /// Rows in one piece or two.
-    keys: [&'a [u8]; 2],
-    row_bytes: usize,
+    keys: Rows<'a>,
     scale: f32,
     /// (queries, rows).
     scores: &'a mut [f32],
@@ -208,10 +270,10 @@ impl Score<'_, '_> {
         for t in 1..T {
             queries[t] = self.queries[at + t].x;
         }
-        let row_bytes = self.row_bytes;
+        let row_bytes = self.keys.row_bytes;
         let mut sums = [[s.splat(0.0); LANES]; T];
         let mut done = 0;
-        for keys in self.keys {
+        for keys in self.keys.pieces {
             // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
@@ -346,9 +408,7 @@ struct Mix<'a, 'b, 'c> {
     stride: usize,
     /// The rows that each query sees.
     seen: [Range<usize>; QUERIES],
-    /// Rows in one piece or two.
-    values: [&'a [u8]; 2],
-    row_bytes: usize,
+    values: Rows<'a>,
     head_dim: usize,
     queries: &'a [Query<'b>],
     columns: &'a mut Columns<'c>,
@@ -435,14 +495,17 @@ impl Mix<'_, '_, '_> {
         (first, width): (usize, usize),
         mut sums: [[S::F; N]; T],
     ) -> [[S::F; N]; T] {
-        let row_bytes = self.row_bytes;
-        let n_first = self.values[0].len() / row_bytes;
-        let pieces = [
-            (self.values[0], rows.start.min(n_first), rows.end.min(n_first), 0),
-            (self.values[1], rows.start.max(n_first), rows.end.max(n_first), n_first),
-        ];
-        for (values, start, end, before) in pieces {
-            let values = &values[(start - before) * row_bytes..(end - before) * row_bytes];
+        let row_bytes = self.values.row_bytes;
+        let mut before = 0;
+        for piece in 0..self.values.pieces.len() {
+            let behind = before + self.values.counts[piece];
+            let (start, end) = (rows.start.max(before), rows.end.min(behind));
+            let first_row = start - before;
+            before = behind;
+            if start >= end {
+                continue;
+            }
+            let values = &self.values.pieces[piece][first_row * row_bytes..][..(end - start) * row_bytes];
             let mut weights = [&self.weights[..0]; T];
             for t in 0..T {
                 weights[t] = &self.weights[(at + t) * self.stride..][start..end];
