@@ -439,8 +439,12 @@ impl<'a> Engine<'a> {
         let attention = attention_of(h, (place, &b.keys, &b.values), newest);
         let n_spilled = if self.plan.is_spilled(h, index) { self.n_spilled } else { 0 };
         let scores = (&mut *b.scores, self.plan.limits().n_together());
-        let attended = attention.run_spilled((crew, self.spill), (index, n_spilled), scores, mixed);
-        attended.map_err(|Lost| Error::Cache(index))?;
+        match n_spilled {
+            0 => attention.run(crew, scores.0, scores.1, mixed),
+            _ => attention
+                .run_spilled((crew, self.spill), (index, n_spilled), scores, mixed)
+                .map_err(|Lost| Error::Cache(index))?,
+        }
         observer.begin(Op::AttentionOutput);
         observer.observe(Input::AttentionOutput(index), mixed, h.query_width());
         project((crew, store), layer.output(), mixed, &mut b.activations, normed)?;

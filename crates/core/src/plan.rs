@@ -7,7 +7,7 @@ use crate::arena::{ALIGN, Plain, span_bytes};
 use crate::kv::{CacheType, PAGE, Place};
 use crate::model::{Hparams, Model, Positions};
 use crate::ops::attention::QUERIES;
-use crate::quant::{Type, n_blocks};
+use crate::quant::{IS_FOR_ONE_MODEL, Type, n_blocks};
 use crate::simd::BLOCK;
 use core::fmt;
 
@@ -228,14 +228,19 @@ impl Plan {
         self.cached_rows
     }
 
-    /// Whether the older rows of `layer` are spilled.
+    /// Whether the older rows of `layer` are spilled. A build for one model is for a machine that has nowhere to spill them to, and has
+    /// no code for it.
     pub fn is_spilled(&self, h: &Hparams<'_>, layer: usize) -> bool {
-        self.limits.layer_rows(h, layer) > self.cached_rows
+        !IS_FOR_ONE_MODEL && self.limits.layer_rows(h, layer) > self.cached_rows
     }
 
     /// Positions whose rows are spilled when the context is full, of layers that have no room for all.
     pub fn spilled_rows(&self) -> usize {
-        self.limits.context_tokens.saturating_sub(self.cached_rows).next_multiple_of(PAGE)
+        if IS_FOR_ONE_MODEL {
+            0
+        } else {
+            self.limits.context_tokens.saturating_sub(self.cached_rows).next_multiple_of(PAGE)
+        }
     }
 
     /// Rows of each head of `layer` that are lent at once, at most: all that are spilled, or those of its window, in whole pages.
@@ -272,7 +277,7 @@ fn cached_rows(h: &Hparams<'_>, limits: &Limits, n_rows: usize) -> usize {
     // What is moved out to make room for a batch is whole pages of what was there before it.
     let cached = (n_rows / PAGE * PAGE).max(pages(limits.batch_tokens.saturating_add(PAGE - 1)));
     let most = (0..h.n_layers).map(|layer| limits.layer_rows(h, layer)).max().unwrap_or(0);
-    if most > cached { cached } else { pages(limits.context_tokens) }
+    if most > cached && !IS_FOR_ONE_MODEL { cached } else { pages(limits.context_tokens) }
 }
 
 fn counts(model: &Model<'_>, limits: &Limits, cached_rows: usize) -> Result<Counts, Error> {
