@@ -119,7 +119,7 @@ fn make(models: &[&str]) -> Result<Counts, Stop> {
     run(&mut tool(&[&words, models].concat()))
 }
 
-/// Runs a tool and keeps its record of `what` under today's date.
+/// Runs a tool, keeps its record of `what` under today's date, and writes the README's tables from it.
 fn record(script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop> {
     let mut command = tool(&[script, "target/release/smidgen"]);
     let output = command
@@ -134,5 +134,5 @@ fn record(script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop
     let date = text.split("\"date\": \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("undated");
     let path = crate::root().join(format!("bench/record/{date}-{what}.json"));
     std::fs::write(&path, text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(ONE)
+    run(&mut tool(&["tools/tables.py", &path.to_string_lossy()]))
 }

@@ -52,7 +52,8 @@ pub(crate) fn all(report: &mut Report, seconds: u32, only: Option<&str>) {
     }
 }
 
-fn build() -> Result<Counts, Stop> {
+/// Builds every target.
+pub(crate) fn build() -> Result<Counts, Stop> {
     let fuzz = install::tool("cargo-fuzz").ok_or(Stop::Skipped("cargo-fuzz is not installed".into()))?;
     if install::sysroot("nightly").is_none() {
         return Err(Stop::Skipped("there is no nightly toolchain".into()));

@@ -1,8 +1,10 @@
 //! Steps that are timed, counted and reported: each passes, fails, or says why it was skipped.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// How a step ended, when it did not simply pass.
@@ -29,6 +31,38 @@ pub(crate) struct Counts {
 /// A step that is one test, which passed.
 pub(crate) const ONE: Counts = Counts { passed: 1, failed: 0 };
 
+/// Work that may go on beside other work, and its name.
+pub(crate) type Beside<'a> = (String, Box<dyn FnOnce() -> Result<Counts, Stop> + Send + 'a>);
+
+/// What came of one: its name, how many seconds it took, and its outcome.
+type Done = (String, f64, Result<Counts, Stop>);
+
+/// Does `works` in order, as many at the same time as there are processors: an emulator has one thread, and most builds end with one
+/// that has the whole engine to itself.
+fn side_by_side(works: Vec<Beside<'_>>) -> Vec<Done> {
+    let n_cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let n_works = works.len();
+    let left = Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>());
+    let next = || left.lock().ok().and_then(|mut left| left.pop_front());
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..n_cpus.min(n_works) {
+            scope.spawn(|| {
+                while let Some((index, (name, work))) = next() {
+                    let start = Instant::now();
+                    let outcome = work();
+                    if let Ok(mut done) = done.lock() {
+                        done.push((index, (name, start.elapsed().as_secs_f64(), outcome)));
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|&(index, _)| index);
+    done.into_iter().map(|(_, done)| done).collect()
+}
+
 /// What all steps came to.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -43,7 +77,29 @@ impl Report {
         say(&format!("==> {name}"));
         let start = Instant::now();
         let outcome = work(&mut self.skipped);
-        let seconds = start.elapsed().as_secs_f64();
+        self.count((name.to_string(), start.elapsed().as_secs_f64(), outcome))
+    }
+
+    /// Runs steps that need nothing of each other, some at the same time; gives whether all passed.
+    pub(crate) fn steps(&mut self, works: Vec<Beside<'_>>) -> bool {
+        let names: Vec<&str> = works.iter().map(|(name, _)| name.as_str()).collect();
+        say(&format!("==> {}", names.join(" | ")));
+        side_by_side(works).into_iter().map(|done| self.count(done)).fold(true, |all, one| all && one)
+    }
+
+    /// Builds ahead what steps will need, some at the same time. What does not build is for the step to say that needs it.
+    pub(crate) fn build_ahead(&mut self, builds: Vec<Beside<'_>>) {
+        self.step("builds, side by side", |_| {
+            for (name, seconds, outcome) in side_by_side(builds) {
+                let word = if outcome.is_ok() { "built" } else { "not built" };
+                say(&format!("{seconds:8.1} s  {name}: {word}"));
+            }
+            Ok(ONE)
+        });
+    }
+
+    /// Adds what came of a step; gives whether it passed.
+    fn count(&mut self, (name, seconds, outcome): Done) -> bool {
         let (word, counts) = match outcome {
             Ok(counts) if counts.failed == 0 => ("ok".to_string(), counts),
             Ok(counts) => (format!("FAILED: {} of its tests", counts.failed), counts),
@@ -220,6 +276,23 @@ mod tests {
         assert_eq!(report.counts, Counts { passed: 4, failed: 2 });
         assert_eq!(report.skipped, ["skipped: b, no emulator"]);
         assert_eq!(format!("{:?}", report.close()), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn what_is_done_side_by_side_is_all_done() {
+        let work = |n: usize| -> Beside<'_> {
+            let outcome =
+                if n == 3 { Err(Stop::Failed("it broke".into())) } else { Ok(Counts { passed: n, failed: 0 }) };
+            (n.to_string(), Box::new(move || outcome))
+        };
+        let mut report = Report::default();
+        assert!(report.steps(vec![]) && report.steps(vec![work(1), work(2)]));
+        assert!(!report.steps((0..9).map(work).collect()));
+        assert_eq!(report.counts, Counts { passed: 3 + 33, failed: 1 });
+        let order: Vec<char> = report.lines.iter().filter_map(|line| line.split("  ").last()?.chars().next()).collect();
+        assert_eq!(String::from_iter(order), "12012345678");
+        report.build_ahead(vec![work(3), work(4)]);
+        assert_eq!(report.counts, Counts { passed: 37, failed: 1 });
     }
 
     #[test]

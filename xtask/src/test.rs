@@ -1,6 +1,6 @@
 //! Everything that must pass, in the order that fails soonest.
 
-use crate::step::{ONE, Report, Stop, cargo, output, program, run_tests, works};
+use crate::step::{Beside, ONE, Report, Stop, cargo, output, program, run, run_tests, works};
 use crate::{check, fuzz, install, ports, tidy};
 
 /// Seconds for each fuzz target inside the tests; `cargo xtask fuzz 600` is the long run.
@@ -18,6 +18,17 @@ pub(crate) fn all(report: &mut Report) {
     }
     install::all(report);
     check::all(report);
+    let workspace = || run(&mut cargo(&["test", "--no-run", "--locked", "--quiet", "--workspace"]));
+    let release = || run(&mut cargo(&["build", "--locked", "--quiet", "--release"]));
+    let mut builds: Vec<Beside<'_>> = vec![
+        ("the workspace and its tests".into(), Box::new(workspace)),
+        ("fuzz targets".into(), Box::new(fuzz::build)),
+        ("the static build".into(), Box::new(static_build)),
+    ];
+    builds.extend(ports::builds(ports::Extent::Sample));
+    // Not beside the static build: what both need of this machine's own lies in one folder, which cargo locks.
+    builds.push(("the command".into(), Box::new(release)));
+    report.build_ahead(builds);
     report.step("the static build", |_| static_build());
     report.step("cargo test", |skipped| {
         let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];

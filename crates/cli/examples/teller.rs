@@ -1,6 +1,6 @@
-//! The same program on a desktop: what every board must print.
+//! What `ports/teller` does on a board, on a desktop: what every board must print.
 //!
-//! `desktop MODEL CONTEXT N CACHE PROMPT`, where CACHE is a type of key-value cache (`f32`, `f16`, `q8_0`, `q4_0`).
+//! `teller MODEL CONTEXT N CACHE PROMPT`, where CACHE is a type of key-value cache (`f32`, `f16`, `q8_0`, `q4_0`).
 
 use smidgen_teller::{Board, CacheType, Layer, Limits, Request, memory_bytes, n_layers, perform};
 use std::io::Write;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn told() -> Result<bool, String> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [path, context, n_new, cache, prompt] = words.as_slice() else {
-        return Err("usage: desktop MODEL CONTEXT N CACHE PROMPT".into());
+        return Err("usage: teller MODEL CONTEXT N CACHE PROMPT".into());
     };
     let number = |word: &String| word.parse::<usize>().map_err(|_| format!("{word}: not a number"));
     let model = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;

@@ -14,7 +14,7 @@ mod web;
 mod weights;
 
 use crate::install;
-use crate::step::{Counts, Report, cargo, run};
+use crate::step::{Beside, Counts, Report, cargo, run};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -57,6 +57,15 @@ impl Parts<'_> {
         let sum: f64 = self.seconds.iter().map(|(_, seconds)| seconds).sum();
         format!("{sum:8.1} s  ports, in seconds: {}", parts.join(", "))
     }
+}
+
+/// What takes long to build and may be built before it is needed, beside other things.
+pub(crate) fn builds(extent: Extent) -> Vec<Beside<'static>> {
+    vec![
+        ("the engine for foreign machines".into(), Box::new(move || user::build(extent))),
+        ("libsmidgen".into(), Box::new(web::library)),
+        ("libsmidgen for WebAssembly".into(), Box::new(move || web::modules(extent))),
+    ]
 }
 
 /// Builds, runs and compares what `only` names, or everything; `record` is where what the boards take is written to, if

@@ -1,6 +1,6 @@
 //! Stories: what a board must print, and what it printed.
 
-use super::{command, folder};
+use super::command;
 use crate::step::{self, Counts, ONE, Report, Stop, cargo, output, program, run};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(super) struct Story<'a> {
     pub(super) cache: &'a str,
 }
 
-/// The desktop's teller, `ports/teller/src/bin/desktop.rs`.
+/// The desktop's teller, `crates/cli/examples/teller.rs`: with the engine that the tests are built with, so that it is not built again.
 pub(super) struct Desktop {
     program: PathBuf,
 }
@@ -25,14 +25,9 @@ pub(super) struct Desktop {
 impl Desktop {
     /// Builds it.
     pub(super) fn build(report: &mut Report) -> Option<Desktop> {
-        let target = crate::root().join("target/ports/teller");
-        let words =
-            ["build", "--release", "--locked", "--quiet", "--manifest-path", "ports/teller/Cargo.toml", "--target-dir"];
-        let built = report.step("ports: the desktop's teller", |_| {
-            folder()?;
-            run(cargo(&words).arg(&target))
-        });
-        built.then(|| Desktop { program: target.join("release/desktop") })
+        let words = ["build", "--profile", "test", "--locked", "--quiet", "--workspace", "--example", "teller"];
+        let built = report.step("ports: the desktop's teller", |_| run(&mut cargo(&words)));
+        built.then(|| Desktop { program: crate::root().join("target/debug/examples/teller") })
     }
 
     /// What a board must print of `story`: the text and the hash of the logits. The text is also what `smidgen run` prints.

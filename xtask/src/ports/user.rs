@@ -6,7 +6,7 @@
 
 use super::{Extent, toolchain};
 use crate::install;
-use crate::step::{self, Counts, Report, Stop, output, program, run};
+use crate::step::{self, Beside, Counts, Report, Stop, output, program, run};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -104,11 +104,12 @@ pub(super) fn all(report: &mut Report, extent: Extent) -> Vec<Model> {
         }
         Ok(Counts { passed: models.len(), failed: 0 })
     });
-    for machine in machines(extent) {
-        for emulator in machine.emulators {
-            report.step(&format!("ports: {}", emulator.join(" ")), |_| emulate(machine, emulator, &models));
-        }
-    }
+    let pairs = machines(extent).flat_map(|machine| machine.emulators.iter().map(move |emulator| (machine, *emulator)));
+    let models_of = &models;
+    let tries = pairs.map(|(machine, emulator)| -> Beside<'_> {
+        (format!("ports: {}", emulator.join(" ")), Box::new(move || emulate(machine, emulator, models_of)))
+    });
+    report.steps(tries.collect());
     models
 }
 
@@ -118,7 +119,7 @@ fn machines(extent: Extent) -> impl Iterator<Item = &'static Machine> {
 }
 
 /// Builds the program for every machine at once: no C library, no start files, one static program each.
-fn build(extent: Extent) -> Result<Counts, Stop> {
+pub(super) fn build(extent: Extent) -> Result<Counts, Stop> {
     let mut command = toolchain::with_source()?;
     command.args(["--release", "--locked", "--quiet", "--manifest-path", "ports/user/Cargo.toml"]);
     for machine in machines(extent) {

@@ -33,10 +33,12 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], exte
     }
     report.step("ports: the header of libsmidgen", |_| header());
     report.step("ports: libsmidgen in C", |_| in_c(&expected));
-    // With vector instructions on every run, without them when everything is tried.
-    let modules = if extent == Extent::All { MODULES } else { &MODULES[..1] };
-    let built = report.step("ports: wasm", |_| wasm(modules));
-    for (module, _) in modules.iter().filter(|_| built) {
+    let built = report.step("ports: wasm", |_| {
+        let counts = modules(extent)?;
+        page::put_together()?;
+        Ok(counts)
+    });
+    for (module, _) in wanted(extent).iter().filter(|_| built) {
         report.step(&format!("ports: {module} in node"), |_| in_node(module, &expected));
         report.step(&format!("ports: {module} in node, the checkpoints"), |_| checkpoints(module, models, extent));
     }
@@ -62,15 +64,19 @@ fn header() -> Result<Counts, Stop> {
     }
 }
 
+/// The library for this machine.
+pub(super) fn library() -> Result<Counts, Stop> {
+    let words = ["build", "--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"];
+    run(cargo(&words).arg(folder()?.join("libsmidgen")))
+}
+
 /// The example, linked with the static library, once as it is and once with every access to memory looked at.
 fn in_c(expected: &str) -> Result<Counts, Stop> {
     if !install::is_on_path("gcc") {
         return Err(Stop::Skipped("there is no gcc".into()));
     }
+    library()?;
     let target = folder()?.join("libsmidgen");
-    run(
-        cargo(&["build", "--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"]).arg(&target)
-    )?;
     let example = target.join("story");
     let mut build =
         program("gcc", &["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "ports/libsmidgen/examples/story.c"]);
@@ -86,8 +92,14 @@ fn in_c(expected: &str) -> Result<Counts, Stop> {
     Ok(Counts { passed: 2, failed: 0 })
 }
 
-/// Builds the modules and puts the page together around them.
-fn wasm(modules: &[(&str, &str)]) -> Result<Counts, Stop> {
+/// With vector instructions on every run, without them when everything is tried.
+fn wanted(extent: Extent) -> &'static [(&'static str, &'static str)] {
+    if extent == Extent::All { MODULES } else { &MODULES[..1] }
+}
+
+/// Builds the modules where the page will be.
+pub(super) fn modules(extent: Extent) -> Result<Counts, Stop> {
+    let modules = wanted(extent);
     let page = page::folder()?;
     let target = folder()?.join("boards");
     for (module, feature) in modules {
@@ -102,7 +114,6 @@ fn wasm(modules: &[(&str, &str)]) -> Result<Counts, Stop> {
         let built = target.join(WASM).join("release/smidgen.wasm");
         std::fs::copy(&built, page.join(module)).map_err(|error| format!("{}: {error}", built.display()))?;
     }
-    page::put_together()?;
     Ok(Counts { passed: modules.len(), failed: 0 })
 }
 
