@@ -4,9 +4,9 @@ use super::story::{self, Desktop, Story};
 use super::weights::Weights;
 use super::{Extent, folder, toolchain};
 use crate::install;
-use crate::step::{Counts, ONE, Report, Stop, output, program, run};
+use crate::step::{self, Counts, ONE, Report, Stop, output, program, run};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -27,6 +27,9 @@ const MODELS: &[(Weights, usize)] = &[
 /// The model that comes near to what 32 MB hold, and how much of it is told.
 const LARGE: Weights = Weights::Random15M("q4_0");
 const N_NEW_LARGE: usize = 8;
+/// What OpenBIOS says when it starts nothing, and how often a machine is started for it at most.
+const NOT_LOADED: &str = "No valid state has been set";
+const BOOTS: usize = 3;
 /// Where the program looks for a model that is in memory already.
 const MODEL_ADDRESS: &str = "0x00100000";
 
@@ -105,10 +108,20 @@ fn discs(report: &mut Report, desktop: &Desktop, story: &Story<'_>, expected: &s
     });
 }
 
+/// Boots both machines. Now and then the firmware says that it cannot load what it has loaded a hundred times, before our program runs and
+/// however the prompt is given; why is not known. It is asked again, with a line; what fails once our program has control is a failure.
 fn boot(disc: &Path, story: &Story<'_>, prompt: Prompt, expected: &str) -> Result<Counts, Stop> {
     let mut counts = Counts::default();
     for machine in MACHINES {
-        story::compare(machine, &from_disc(machine, disc, story, prompt)?, expected)?;
+        let mut printed = from_disc(machine, disc, story, prompt)?;
+        for _ in 1..BOOTS {
+            if !printed.contains(NOT_LOADED) {
+                break;
+            }
+            step::say(&format!("{machine}: the firmware did not load the program; once more"));
+            printed = from_disc(machine, disc, story, prompt)?;
+        }
+        story::compare(machine, after_prompt(&printed), expected)?;
         counts.passed += 1;
     }
     Ok(counts)
@@ -208,9 +221,22 @@ fn from_disc(machine: &str, disc: &Path, story: &Story<'_>, prompt: Prompt) -> R
         // The line waits in the emulator until the program asks for it; what it echoes before is the firmware's.
         keys.write_all(format!("{}\r", story::PROMPT).as_bytes()).map_err(failed)?;
     }
-    let printed = child.wait_with_output().map_err(failed)?;
-    drop(keys);
-    Ok(after_prompt(&String::from_utf8_lossy(&printed.stdout)).to_string())
+    let mut from = child.stdout.take().ok_or(Stop::Failed(format!("{EMULATOR} prints nothing")))?;
+    let (mut printed, mut part, mut is_over) = (String::new(), [0; 512], false);
+    loop {
+        let n = from.read(&mut part).map_err(failed)?;
+        if n == 0 {
+            break;
+        }
+        printed += &String::from_utf8_lossy(&part[..n]);
+        if !is_over && printed.contains(NOT_LOADED) {
+            // The firmware waits for words; this one ends the emulator.
+            is_over = true;
+            keys.write_all(b"\rreset-all\r").map_err(failed)?;
+        }
+    }
+    child.wait().map_err(failed)?;
+    Ok(printed)
 }
 
 /// What came after the line that was typed.
