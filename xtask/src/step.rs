@@ -84,7 +84,11 @@ impl Report {
     pub(crate) fn steps(&mut self, works: Vec<Beside<'_>>) -> bool {
         let names: Vec<&str> = works.iter().map(|(name, _)| name.as_str()).collect();
         say(&format!("==> {}", names.join(" | ")));
-        side_by_side(works).into_iter().map(|done| self.count(done)).fold(true, |all, one| all && one)
+        let mut passed = true;
+        for done in side_by_side(works) {
+            passed &= self.count(done);
+        }
+        passed
     }
 
     /// Builds ahead what steps will need, some at the same time. What does not build is for the step to say that needs it.
