@@ -99,7 +99,7 @@ def static_files(rows):
 
 # By what a record is of and what its table's head begins with.
 TABLES = {
-    ("boards", "board"): boards, ("boards", "model"): power_macintosh, ("boards", "target"): static_files,
+    ("boards", "board"): boards, ("boards", "model"): power_macintosh, ("boards", "target"): static_files, ("static-files", "target"): static_files,
     ("ram", "room for, disk"): ram, ("ram-bound", "room for"): ram_bound, ("ram-floor", "model"): ram_floor,
     ("start", "file"): start, ("start", "busy with"): busy, ("busy", "busy with"): busy, ("memory", "run"): memory,
 }
@@ -113,7 +113,7 @@ def rewrite(text, path):
     def block(found):
         first = found["head"].split("|")[1].strip()
         table = peers if what.startswith("peers") else TABLES.get((what, first))
-        if found["what"] != what or table is None:
+        if found["what"] != what or table is None or not table(rows):
             return found[0]
         lines = "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table(rows))
         return f"<!-- figures: bench/record/{path.name} -->\n{found['head']}{lines}"
