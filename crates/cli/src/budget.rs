@@ -43,7 +43,7 @@ impl Work {
             Work::Run | Work::Serve => 672 << 10,
             Work::Chat => 944 << 10,
             Work::Bench => 632 << 10,
-            Work::Read => 656 << 10,
+            Work::Read => 608 << 10,
         }
     }
 }
