@@ -19,15 +19,12 @@ pub(crate) fn all(report: &mut Report) {
     install::all(report);
     check::all(report);
     let workspace = || run(&mut cargo(&["test", "--no-run", "--locked", "--quiet", "--workspace"]));
-    let release = || run(&mut cargo(&["build", "--locked", "--quiet", "--release"]));
     let mut builds: Vec<Beside<'_>> = vec![
         ("the workspace and its tests".into(), Box::new(workspace)),
         ("fuzz targets".into(), Box::new(fuzz::build)),
         ("the static build".into(), Box::new(static_build)),
     ];
     builds.extend(ports::builds(ports::Extent::Sample));
-    // Not beside the static build: what both need of this machine's own lies in one folder, which cargo locks.
-    builds.push(("the command".into(), Box::new(release)));
     report.build_ahead(builds);
     report.step("the static build", |_| static_build());
     report.step("cargo test", |skipped| {

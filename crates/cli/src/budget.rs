@@ -296,8 +296,7 @@ impl Budget {
         }
         // Short contexts need less than rows of two heads that are in memory by turns: what needs the least is one of these.
         let fewest = with_rows(0, ram)?;
-        let found = if fewest.1.with_process() < all.1.with_process() { fewest } else { all };
-        Ok(found)
+        Ok(if fewest.1.with_process() < all.1.with_process() { fewest } else { all })
     }
 
     /// Of the weights, what is read from the file for every pass.

@@ -14,7 +14,7 @@ mod web;
 mod weights;
 
 use crate::install;
-use crate::step::{Beside, Counts, Report, cargo, run};
+use crate::step::{Beside, Counts, Report, Stop, cargo, run};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -65,7 +65,14 @@ pub(crate) fn builds(extent: Extent) -> Vec<Beside<'static>> {
         ("the engine for foreign machines".into(), Box::new(move || user::build(extent))),
         ("libsmidgen".into(), Box::new(web::library)),
         ("libsmidgen for WebAssembly".into(), Box::new(move || web::modules(extent))),
+        // Not beside the static build: what both need of this machine's own lies in one folder, which cargo locks.
+        ("the command".into(), Box::new(build_command)),
     ]
+}
+
+/// Builds [`command`].
+fn build_command() -> Result<Counts, Stop> {
+    run(&mut cargo(&["build", "--release", "--locked", "--quiet"]))
 }
 
 /// Builds, runs and compares what `only` names, or everything; `record` is where what the boards take is written to, if
@@ -78,7 +85,7 @@ pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, recor
     let mut parts = Parts { only, seconds: Vec::new() };
     let (mut models, mut desktop, mut rows) = (Vec::new(), None, Vec::new());
     parts.always("builds here", || {
-        report.step("ports: the command", |_| run(&mut cargo(&["build", "--release", "--locked", "--quiet"])));
+        report.step("ports: the command", |_| build_command());
         desktop = story::Desktop::build(report);
     });
     parts.part("user", || models = user::all(report, extent));
