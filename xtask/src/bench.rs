@@ -1,7 +1,7 @@
 //! Benchmarks beside other programs, and the records they leave.
 
 use crate::step::{Counts, ONE, Report, Stop, cargo, program, run, works};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What pip installs: llama.cpp, from source.
@@ -15,11 +15,24 @@ const MODELS: &str = "target/bench/models";
 /// A Python that has the requirements already, to be used instead.
 const PYTHON: &str = "SMIDGEN_PEERS_PYTHON";
 
-/// Times smidgen beside llama.cpp; `arguments` go to tools/bench_peers.py.
-pub(crate) fn peers(report: &mut Report, arguments: &[String]) {
-    if is_ready(report, &[]) {
-        let words = [&[MODELS.to_owned()], arguments].concat();
-        report.step("bench: peers", |_| record("tools/bench_peers.py", &words, "peers"));
+/// Models that are timed beside llama.cpp, by the name of their record and their table in the README.
+const PEERS: [(&str, &str); 4] =
+    [("small", "stories260K,s15M"), ("smol", "smol135"), ("gpt2", "gpt2-124"), ("qwen3", "qwen3-0.6B")];
+
+/// Times smidgen beside llama.cpp on the models that `only` names, or all; `arguments` go to tools/bench_peers.py.
+pub(crate) fn peers(report: &mut Report, only: &[String], arguments: &[String]) {
+    if let Some(name) = only.iter().find(|&name| PEERS.iter().all(|(peer, _)| peer != name)) {
+        let known = PEERS.map(|(name, _)| name).join(", ");
+        report.step("bench: peers", |_| Err(Stop::Failed(format!("there is no {name:?}, but {known}"))));
+        return;
+    }
+    if !is_ready(report, &[]) {
+        return;
+    }
+    for (name, models) in PEERS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| only == name)) {
+        let words = [&[MODELS.to_owned(), "--models".into(), (*models).into()], arguments].concat();
+        let what = format!("peers-{name}");
+        report.step(&format!("bench: {what}"), |_| record("tools/bench_peers.py", &words, &what));
     }
 }
 
@@ -119,7 +132,7 @@ fn make(models: &[&str]) -> Result<Counts, Stop> {
     run(&mut tool(&[&words, models].concat()))
 }
 
-/// Runs a tool, keeps its record of `what` under today's date, and writes the README's tables from it.
+/// Runs a tool, keeps its record of `what` under today's date, and writes the documents' tables from it.
 fn record(script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop> {
     let mut command = tool(&[script, "target/release/smidgen"]);
     let output = command
@@ -134,5 +147,10 @@ fn record(script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop
     let date = text.split("\"date\": \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("undated");
     let path = crate::root().join(format!("bench/record/{date}-{what}.json"));
     std::fs::write(&path, text.as_bytes()).map_err(|error| format!("{}: {error}", path.display()))?;
-    run(&mut tool(&["tools/tables.py", &path.to_string_lossy()]))
+    write_tables(&path)
+}
+
+/// Writes the documents' tables anew from a record.
+pub(crate) fn write_tables(record: &Path) -> Result<Counts, Stop> {
+    run(program("python3", &["tools/tables.py"]).arg(record))
 }

@@ -199,5 +199,6 @@ fn cargo_tool(name: &str, version: &str) -> Result<crate::step::Counts, Stop> {
     }
     let folder = tools_folder();
     let folder = folder.to_string_lossy();
-    run(&mut cargo(&["install", "--quiet", "--locked", "--debug", "--root", &folder, "--version", version, name]))
+    let words = ["install", "--quiet", "--locked", "--debug", "--root", &folder, "--version", version, name];
+    run(cargo(&words).env("CARGO_PROFILE_DEV_DEBUG", "false"))
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod command;
 mod fuzz;
 mod install;
 mod ports;
@@ -77,7 +78,10 @@ enum Command {
 enum Beside {
     /// Install llama.cpp from source, make the models, and time both programs alternately on the same files
     Peers {
-        /// Passed on to tools/bench_peers.py: --models, --types, --threads, --repetitions
+        /// Only some models, with commas between: small, smol, gpt2, qwen3
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Passed on to tools/bench_peers.py: --types, --threads, --repetitions
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -110,7 +114,7 @@ fn main() -> ExitCode {
             report.step("uf2", |_| ports::pico::uf2(&chip, &program, &output));
         }
         Command::Release => release::all(&mut report),
-        Command::Bench { beside: Beside::Peers { arguments } } => bench::peers(&mut report, &arguments),
+        Command::Bench { beside: Beside::Peers { only, arguments } } => bench::peers(&mut report, &only, &arguments),
         Command::Bench { beside: Beside::Start { arguments } } => bench::start(&mut report, &arguments),
         Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),
     }

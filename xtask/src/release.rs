@@ -27,14 +27,9 @@ pub(crate) fn all(report: &mut Report) {
             report.step(&format!("release: {to}"), |_| take(&root.join(from).join(name), &folder.join(to)));
         }
     }
-    for target in listing(&root.join("target/ports/cli")).unwrap_or_default() {
-        for end in ["", ".exe"] {
-            let file = target.join(format!("release/smidgen{end}"));
-            let to = format!("smidgen-{}{end}", name(&target));
-            if file.is_file() {
-                report.step(&format!("release: {to}"), |_| take(&file, &folder.join(&to)));
-            }
-        }
+    let is_command = |path: &PathBuf| name(path).starts_with("smidgen-");
+    for file in listing(&root.join("target/ports/cli")).unwrap_or_default().into_iter().filter(is_command) {
+        report.step(&format!("release: {}", name(&file)), |_| take(&file, &folder.join(name(&file))));
     }
     report.step("release: the wheel", |_| {
         let wheels = listing(&root.join("target/ports/wheels")).unwrap_or_default();

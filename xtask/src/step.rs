@@ -63,6 +63,19 @@ fn side_by_side(works: Vec<Beside<'_>>) -> Vec<Done> {
     done.into_iter().map(|(_, done)| done).collect()
 }
 
+/// `work` that says when it is done.
+fn telling((name, work): Beside<'_>) -> Beside<'_> {
+    let told = name.clone();
+    let telling = move || {
+        let start = Instant::now();
+        let outcome = work();
+        let word = if outcome.is_ok() { "built" } else { "not built" };
+        say(&format!("{:8.1} s  {told}: {word}", start.elapsed().as_secs_f64()));
+        outcome
+    };
+    (name, Box::new(telling))
+}
+
 /// What all steps came to.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -94,10 +107,7 @@ impl Report {
     /// Builds ahead what steps will need, some at the same time. What does not build is for the step to say that needs it.
     pub(crate) fn build_ahead(&mut self, builds: Vec<Beside<'_>>) {
         self.step("builds, side by side", |_| {
-            for (name, seconds, outcome) in side_by_side(builds) {
-                let word = if outcome.is_ok() { "built" } else { "not built" };
-                say(&format!("{seconds:8.1} s  {name}: {word}"));
-            }
+            side_by_side(builds.into_iter().map(telling).collect());
             Ok(ONE)
         });
     }

@@ -1,15 +1,25 @@
 //! Everything that must pass, in the order that fails soonest.
 
 use crate::step::{Beside, ONE, Report, Stop, cargo, output, program, run, run_tests, works};
-use crate::{check, fuzz, install, ports, tidy};
+use crate::{check, command, fuzz, install, ports, tidy};
 
 /// Seconds for each fuzz target inside the tests; `cargo xtask fuzz 600` is the long run.
 const FUZZ_SECONDS: u32 = 20;
-/// What Miri runs: for each crate the tests of its modules with `unsafe` that need no system call.
-const MIRI: &[(&str, &[&str])] =
-    &[("smidgen-core", &["arena::", "workers::", "simd::"]), ("smidgen-host", &["threads::"])];
+/// What Miri runs beside each other: of each crate, modules with `unsafe` that need no system call, or tests of them.
+const MIRI: &[(&str, &[&str])] = &[
+    ("smidgen-core", &["simd::tests::rows"]),
+    ("smidgen-core", &["simd::tests::other"]),
+    (
+        "smidgen-core",
+        &["simd::tests::superblocks", "simd::tests::names", "simd::tests::products", "arena::", "workers::"],
+    ),
+    ("smidgen-host", &["threads::"]),
+];
 /// The widest vector instructions that Miri knows.
 const MIRI_CPU: &str = "-Ctarget-feature=+avx2,+f16c";
+
+/// What is built for the tests, whatever else is built then: of the command also what most builds of it leave out.
+pub(crate) const IN_TESTS: [&str; 3] = ["--workspace", "--features", "smidgen/constrain"];
 
 /// Installs what is missing, then checks, tests, interprets, fuzzes and emulates.
 pub(crate) fn all(report: &mut Report) {
@@ -18,41 +28,26 @@ pub(crate) fn all(report: &mut Report) {
     }
     install::all(report);
     check::all(report);
-    let workspace = || run(&mut cargo(&["test", "--no-run", "--locked", "--quiet", "--workspace"]));
+    let workspace = || run(cargo(&["test", "--no-run", "--locked", "--quiet"]).args(IN_TESTS));
     let mut builds: Vec<Beside<'_>> = vec![
         ("the workspace and its tests".into(), Box::new(workspace)),
         ("fuzz targets".into(), Box::new(fuzz::build)),
-        ("the static build".into(), Box::new(static_build)),
+        ("the command".into(), Box::new(command::build)),
     ];
     builds.extend(ports::builds(ports::Extent::Sample));
     report.build_ahead(builds);
-    report.step("the static build", |_| static_build());
+    report.step("the command", |_| command::build());
     report.step("cargo test", |skipped| {
-        let tests = ["test", "--locked", "--workspace", "--no-fail-fast", "--quiet", "--", "--show-output"];
-        let mut command = cargo(&tests);
+        let mut command = cargo(&["test", "--locked", "--no-fail-fast", "--quiet"]);
+        command.args(IN_TESTS).args(["--", "--show-output"]);
         if let Some(python) = install::python() {
             command.env("SMIDGEN_PYTHON", python);
         }
         run_tests(&mut command, skipped)
     });
-    for (package, modules) in MIRI {
-        report.step(&format!("miri: {package}"), |skipped| {
-            if !works(&mut cargo(&["+nightly", "miri", "--version"])) {
-                return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
-            }
-            let tests = ["+nightly", "miri", "test", "--locked", "--quiet", "--lib", "-p", package, "--"];
-            match run_tests(cargo(&[&tests, *modules].concat()).env("RUSTFLAGS", MIRI_CPU), skipped)? {
-                counts if counts.passed < modules.len() => Err(Stop::Failed("a module has no tests any more".into())),
-                counts => Ok(counts),
-            }
-        });
-    }
-    report.step("cargo test with constraints", |skipped| {
-        let tests = ["test", "--locked", "--quiet", "-p", "smidgen", "--features", "constrain", "--test", "command"];
-        run_tests(&mut cargo(&[&tests[..], &["constraint", "--", "--show-output"]].concat()), skipped)
-    });
+    report.steps(MIRI.iter().map(|&(package, modules)| miri(package, modules)).collect());
     report.step("the first command of the README", |_| {
-        let text = output(&mut program("sh", &["-c", tidy::documents::RUN]))?;
+        let text = output(command::as_built(&mut program("sh", &["-c", tidy::documents::RUN])))?;
         let prompt = "Once upon a time";
         match text.strip_prefix(prompt).is_some_and(|rest| rest.split_whitespace().count() >= 8) {
             true => Ok(ONE),
@@ -63,15 +58,19 @@ pub(crate) fn all(report: &mut Report) {
     fuzz::all(report, FUZZ_SECONDS, None);
 }
 
-/// The build whose peak memory `crates/smidgen/tests/memory.rs` measures.
-fn static_build() -> Result<crate::step::Counts, Stop> {
-    const TARGET: &str = "x86_64-unknown-linux-musl";
-    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
-        return Err(Stop::Skipped("it is for x86-64 Linux".into()));
-    }
-    if !works(&mut program("rustup", &["target", "add", TARGET])) {
-        return Err(Stop::Skipped(format!("rustup cannot add {TARGET}")));
-    }
-    output(&mut cargo(&["build", "--locked", "--quiet", "--release", "--target", TARGET, "-p", "smidgen"]))?;
-    Ok(ONE)
+/// Miri over `modules` of `package`, in each of which it must find a test.
+fn miri(package: &'static str, modules: &'static [&'static str]) -> Beside<'static> {
+    let work = move || {
+        if !works(&mut cargo(&["+nightly", "miri", "--version"])) {
+            return Err(Stop::Skipped("the nightly toolchain has no Miri".into()));
+        }
+        let tests =
+            ["+nightly", "miri", "test", "--locked", "--quiet", "--lib", "--no-default-features", "-p", package, "--"];
+        let mut command = cargo(&[&tests, modules].concat());
+        match run_tests(command.env("RUSTFLAGS", MIRI_CPU), &mut Vec::new())? {
+            counts if counts.passed < modules.len() => Err(Stop::Failed("a module has no tests any more".into())),
+            counts => Ok(counts),
+        }
+    };
+    (format!("miri: {package} {}", modules.join(" ")), Box::new(work))
 }

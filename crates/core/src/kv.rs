@@ -1,7 +1,8 @@
 //! The cache of keys and values of earlier positions, in 32, 16, 8 or 4 bits a value.
 
+use crate::built::is_among;
 use crate::half::{f16_to_f32, f32_to_f16};
-use crate::quant::{Type, is_among};
+use crate::quant::Type;
 use crate::simd::{BLOCK, LANES, Simd, padded};
 
 /// Bytes of a whole block of [`CacheType::Q4_0`].

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
+mod built;
 pub mod bytes;
 pub mod half;
 pub mod packed;

@@ -2,11 +2,12 @@
 
 use super::story::{self, Desktop, Story};
 use super::weights::Weights::{self, Stories260K, Tales};
-use super::{Extent, command, folder, toolchain};
+use super::{Extent, Rows, command, folder, toolchain};
 use crate::install;
-use crate::step::{Counts, ONE, Report, Stop, output, program, run};
+use crate::step::{Beside, Counts, ONE, Report, Stop, output, program, run};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// A board, as `--board` names it, its target, its emulator, and the story that it tells.
 struct Board {
@@ -55,20 +56,26 @@ const BOARDS: &[Board] = &[
         weights: Tales("q8_0"), context_tokens: 64, cache: "f32", sample: false },
 ];
 
+/// Held while a board's program is built.
+static BUILDING: Mutex<()> = Mutex::new(());
+
 /// Positions that are left to the prompt.
 const PROMPT_ROOM: usize = 8;
 
-/// Runs the boards of `extent`; gives a row of the record for each that told its story.
+/// Runs the boards of `extent`, one while another is built; gives a row of the record for each that told its story.
 pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) -> Vec<Value> {
-    let mut rows = Vec::new();
-    for board in BOARDS.iter().filter(|board| board.sample || extent == Extent::All) {
-        report.step(&format!("ports: {}", board.name), |_| {
+    let (rows, mut tries) = (Rows::default(), Vec::<Beside<'_>>::new());
+    let rows_of = &rows;
+    for (index, board) in BOARDS.iter().enumerate().filter(|(_, board)| board.sample || extent == Extent::All) {
+        let try_it = move || {
             let (counts, row) = try_board(board, desktop)?;
-            rows.push(row);
+            rows_of.put(index, row)?;
             Ok(counts)
-        });
+        };
+        tries.push((format!("ports: {}", board.name), Box::new(try_it)));
     }
-    rows
+    report.steps(tries);
+    rows.take().into_values().collect()
 }
 
 fn try_board(board: &Board, desktop: &Desktop) -> Result<(Counts, Value), Stop> {
@@ -117,8 +124,12 @@ fn build(board: &Board, story: &Story<'_>) -> Result<(PathBuf, String), Stop> {
     let needs = output(&mut export)?;
     let mut build = toolchain::bare(board.target)?;
     build.args(["--release", "--locked", "--quiet", "--target-dir"]).arg(&target).current_dir(&project);
+    // Boards with the same target have the same place for what is built.
+    let _alone = BUILDING.lock().map_err(|_| "another board's thread panicked".to_string())?;
     run(&mut build)?;
-    Ok((target.join(board.target).join("release/smidgen-firmware"), needs))
+    let (built, kept) = (target.join(board.target).join("release/smidgen-firmware"), project.join("firmware.elf"));
+    std::fs::copy(&built, &kept).map_err(|error| format!("{}: {error}", built.display()))?;
+    Ok((kept, needs))
 }
 
 /// Writes what the boards took, as `bench/record/README.md` says.

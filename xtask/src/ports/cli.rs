@@ -5,10 +5,11 @@
 
 use super::story::PROMPT;
 use super::user::Model;
-use super::{command, folder, toolchain};
+use super::{Rows, command, folder, toolchain};
 use crate::install;
-use crate::step::{self, Counts, ONE, Report, Stop, output, program};
+use crate::step::{self, Beside, Counts, ONE, Report, Stop, output, program};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -86,7 +87,6 @@ struct Question {
 
 /// Builds, runs and compares; `models` are those of `ports/user`. Gives a row of the record for each file.
 pub(super) fn all(report: &mut Report, models: &[Model]) -> Vec<Value> {
-    let mut rows = Vec::new();
     let mut questions = Vec::new();
     let asked = report.step("ports: what the command says here", |_| {
         let native = [command()];
@@ -97,24 +97,41 @@ pub(super) fn all(report: &mut Report, models: &[Model]) -> Vec<Value> {
         Ok(Counts { passed: questions.len(), failed: 0 })
     });
     if !asked {
-        return rows;
+        return Vec::new();
     }
-    for machine in MACHINES {
-        if !report.step(&format!("ports: smidgen for {}", machine.target), |_| build(machine, &mut rows)) {
-            continue;
-        }
+    let rows = build_all(report);
+    // The last question is for Windows, whose files are read by calls of its own; Linux's are tried without an emulator.
+    let of_linux = &questions[..questions.len().saturating_sub(1)];
+    let mut tries: Vec<Beside<'_>> = Vec::new();
+    for (_, machine) in MACHINES.iter().enumerate().filter(|(index, _)| rows.contains_key(index)) {
         for emulator in machine.emulators {
-            let file = binary(machine.target, "smidgen");
-            // The last is for Windows, whose files are read by calls of its own; Linux's are tried without an emulator.
-            let of_all = &questions[..questions.len() - 1];
-            report.step(&format!("ports: smidgen in {}", emulator.join(" ")), |_| emulate(emulator, &file, of_all));
+            let work = move || emulate(emulator, &kept(machine.target)?, of_linux);
+            tries.push((format!("ports: smidgen in {}", emulator.join(" ")), Box::new(work)));
         }
     }
-    if report.step("ports: smidgen.exe", |_| windows(&mut rows)) {
-        let file = binary(WINDOWS, "smidgen.exe");
-        report.step("ports: smidgen.exe in wine", |_| emulate(&["wine"], &file, &questions));
+    if rows.contains_key(&MACHINES.len()) {
+        let work = || emulate(&["wine"], &built(WINDOWS, "smidgen.exe")?, &questions);
+        tries.push(("ports: smidgen.exe in wine".into(), Box::new(work)));
     }
-    rows
+    report.steps(tries);
+    rows.into_values().collect()
+}
+
+/// Builds every file, two at a time; gives the rows of those that were built, that for Windows behind all of `MACHINES`.
+fn build_all(report: &mut Report) -> BTreeMap<usize, Value> {
+    // What makes them is there before two of them want it.
+    if !report.step("ports: zig", |_| zig().map(|_| ONE)) {
+        return BTreeMap::new();
+    }
+    let rows = Rows::default();
+    let (of, rows_of) = (|target| format!("ports: smidgen for {target}"), &rows);
+    let mut builds: Vec<Beside<'_>> = Vec::new();
+    for (index, machine) in MACHINES.iter().enumerate() {
+        builds.push((of(machine.target), Box::new(move || rows_of.put(index, build(machine)?))));
+    }
+    builds.push((of(WINDOWS), Box::new(|| rows_of.put(MACHINES.len(), windows()?))));
+    report.steps(builds);
+    rows.take()
 }
 
 /// For each model the name and the words of a run by ids, and two stories at the end.
@@ -149,29 +166,39 @@ fn target_folder() -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-fn binary(target: &str, name: &str) -> PathBuf {
-    crate::root().join("target/ports/cli").join(target).join("release").join(name)
+/// Where the file called `name` is built for `target`: apart from the others, for cargo builds one at a time in a folder.
+fn built(target: &str, name: &str) -> Result<PathBuf, String> {
+    Ok(folder()?.join("cli-builds").join(target).join(target).join("release").join(name))
+}
+
+/// Where the static file for `target` is kept, for whoever wants it.
+fn kept(target: &str) -> Result<PathBuf, String> {
+    Ok(target_folder()?.join(format!("smidgen-{target}")))
 }
 
 /// The arguments that all builds of the command share.
 fn release(build: &mut Command, target: &str) -> Result<(), Stop> {
     build.args(["--release", "--locked", "--quiet", "-p", "smidgen", "--target", target, "--target-dir"]);
-    build.arg(target_folder()?);
+    build.arg(folder()?.join("cli-builds").join(target));
     Ok(())
+}
+
+/// The folder of zig and its cargo command.
+fn zig() -> Result<PathBuf, Stop> {
+    install::environment("zig", &["ziglang==0.17.0", "cargo-zigbuild==0.24.0"])
 }
 
 /// `cargo` with zig as the linker and the C compiler.
 fn with_zig(target: &str) -> Result<Command, Stop> {
-    let zig = install::environment("zig", &["ziglang==0.17.0", "cargo-zigbuild==0.24.0"])?;
     let mut build = toolchain::hosted(target, "zigbuild")?;
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths([zig].into_iter().chain(std::env::split_paths(&folders)));
+    let path = std::env::join_paths([zig()?].into_iter().chain(std::env::split_paths(&folders)));
     build.env("PATH", path.map_err(|error| error.to_string())?);
     Ok(build)
 }
 
-/// One static file.
-fn build(machine: &Machine, rows: &mut Vec<Value>) -> Result<Counts, Stop> {
+/// One static file; gives its row of the record.
+fn build(machine: &Machine) -> Result<Value, Stop> {
     let Machine { target, flags, linker, .. } = machine;
     let mut build = match linker {
         Linker::Zig => with_zig(target)?,
@@ -186,47 +213,34 @@ fn build(machine: &Machine, rows: &mut Vec<Value>) -> Result<Counts, Stop> {
     if machine.max_bytes.is_some() {
         build.args(SMALL);
     }
-    release(&mut build, machine.target)?;
+    release(&mut build, target)?;
     output(&mut build)?;
-    let file = binary(machine.target, "smidgen");
-    let n_bytes = n_bytes(&file)?;
-    rows.push(json!({ "target": machine.target, "file_bytes": n_bytes }));
-    if machine.max_bytes.is_some_and(|max| n_bytes > max) {
-        return Err(Stop::Failed(format!(
-            "{n_bytes} bytes are more than the {} that it may have",
-            machine.max_bytes.unwrap_or(0)
-        )));
+    let (file, kept) = (built(target, "smidgen")?, kept(target)?);
+    let n_bytes = std::fs::copy(&file, &kept).map_err(|error| format!("{}: {error}", file.display()))?;
+    if let Some(max) = machine.max_bytes.filter(|&max| n_bytes > max) {
+        return Err(Stop::Failed(format!("{n_bytes} bytes are more than the {max} that it may have")));
     }
-    is_static(&file)
-}
-
-fn n_bytes(file: &Path) -> Result<u64, Stop> {
-    Ok(std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?.len())
-}
-
-/// A file that asks for an interpreter is none that runs alone.
-fn is_static(file: &Path) -> Result<Counts, Stop> {
-    let listing = output(program("readelf", &["-l", "-W"]).arg(file))?;
-    match listing.contains("INTERP") {
-        false => Ok(ONE),
-        true => Err(Stop::Failed(format!("{}: asks for a loader, so it is not static", file.display()))),
+    // A file that asks for an interpreter is none that runs alone.
+    if output(program("readelf", &["-l", "-W"]).arg(&kept))?.contains("INTERP") {
+        return Err(Stop::Failed(format!("{}: asks for a loader, so it is not static", kept.display())));
     }
+    Ok(json!({ "target": target, "file_bytes": n_bytes }))
 }
 
-/// The program for Windows, linked by mingw-w64.
-fn windows(rows: &mut Vec<Value>) -> Result<Counts, Stop> {
+/// The program for Windows, linked by mingw-w64; gives its row of the record.
+fn windows() -> Result<Value, Stop> {
     if !install::is_on_path("x86_64-w64-mingw32-gcc") {
         return Err(Stop::Skipped("there is no x86_64-w64-mingw32-gcc (package gcc-mingw-w64-x86-64)".into()));
     }
     let mut build = toolchain::hosted(WINDOWS, "build")?;
     release(&mut build, WINDOWS)?;
     output(&mut build)?;
-    // Wine 8 lacks a library that Rust's random numbers come from.
-    let library = binary(WINDOWS, "bcryptprimitives.dll");
+    // Wine 8 lacks a library that Rust's random numbers come from, and finds it beside the program.
     let words = ["-shared", "-O1", "-Wall", "-Werror", "ports/windows/bcryptprimitives.c", "-ladvapi32", "-o"];
-    output(program("x86_64-w64-mingw32-gcc", &words).arg(library))?;
-    rows.push(json!({ "target": WINDOWS, "file_bytes": n_bytes(&binary(WINDOWS, "smidgen.exe"))? }));
-    Ok(ONE)
+    output(program("x86_64-w64-mingw32-gcc", &words).arg(built(WINDOWS, "bcryptprimitives.dll")?))?;
+    let (file, kept) = (built(WINDOWS, "smidgen.exe")?, kept(&format!("{WINDOWS}.exe"))?);
+    let n_bytes = std::fs::copy(&file, &kept).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(json!({ "target": WINDOWS, "file_bytes": n_bytes }))
 }
 
 /// Asks `file` every question and compares.

@@ -13,9 +13,14 @@ mod user;
 mod web;
 mod weights;
 
+use crate::bench;
+use crate::command::path as command;
 use crate::install;
-use crate::step::{Beside, Counts, Report, Stop, cargo, run};
+use crate::step::{Beside, Counts, ONE, Report, Stop};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// How much is tried.
@@ -59,20 +64,28 @@ impl Parts<'_> {
     }
 }
 
+/// Rows of the record that works put down which go on side by side, by their numbers.
+#[derive(Default)]
+struct Rows(Mutex<BTreeMap<usize, Value>>);
+
+impl Rows {
+    fn put(&self, index: usize, row: Value) -> Result<Counts, Stop> {
+        self.0.lock().map_err(|_| "another thread panicked".to_string())?.insert(index, row);
+        Ok(ONE)
+    }
+
+    fn take(self) -> BTreeMap<usize, Value> {
+        self.0.into_inner().unwrap_or_default()
+    }
+}
+
 /// What takes long to build and may be built before it is needed, beside other things.
 pub(crate) fn builds(extent: Extent) -> Vec<Beside<'static>> {
     vec![
         ("the engine for foreign machines".into(), Box::new(move || user::build(extent))),
-        ("libsmidgen".into(), Box::new(web::library)),
+        ("libsmidgen".into(), Box::new(move || web::library(extent).map(|_| ONE))),
         ("libsmidgen for WebAssembly".into(), Box::new(move || web::modules(extent))),
-        // Not beside the static build: what both need of this machine's own lies in one folder, which cargo locks.
-        ("the command".into(), Box::new(build_command)),
     ]
-}
-
-/// Builds [`command`].
-fn build_command() -> Result<Counts, Stop> {
-    run(&mut cargo(&["build", "--release", "--locked", "--quiet"]))
 }
 
 /// Builds, runs and compares what `only` names, or everything; `record` is where what the boards take is written to, if
@@ -85,7 +98,7 @@ pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, recor
     let mut parts = Parts { only, seconds: Vec::new() };
     let (mut models, mut desktop, mut rows) = (Vec::new(), None, Vec::new());
     parts.always("builds here", || {
-        report.step("ports: the command", |_| build_command());
+        report.step("ports: the command", |_| crate::command::build());
         desktop = story::Desktop::build(report);
     });
     parts.part("user", || models = user::all(report, extent));
@@ -111,13 +124,11 @@ pub(crate) fn all(report: &mut Report, extent: Extent, only: Option<&str>, recor
     }
     report.note(parts.line());
     if let Some(path) = record {
-        report.step("ports: record", |_| boards::write_record(path, &rows));
+        report.step("ports: record", |_| {
+            boards::write_record(path, &rows)?;
+            bench::write_tables(path)
+        });
     }
-}
-
-/// The command that a user types, which makes the models and the projects.
-fn command() -> String {
-    crate::root().join("target/release/smidgen").to_string_lossy().into_owned()
 }
 
 /// Where this task keeps what it makes.

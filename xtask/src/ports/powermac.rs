@@ -44,7 +44,7 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, extent: Extent) -> Vec
             return Err(Stop::Skipped(format!("there is no {EMULATOR}")));
         }
         expected = desktop.tell(&story)?;
-        build(false)
+        build(extent, false)
     });
     if !ready || expected.is_empty() {
         return rows;
@@ -128,8 +128,8 @@ fn boot(disc: &Path, story: &Story<'_>, prompt: Prompt, expected: &str) -> Resul
 }
 
 /// Builds the program: to be loaded by QEMU itself or, for a `disc`, by Open Firmware.
-fn build(disc: bool) -> Result<Counts, Stop> {
-    let mut command = toolchain::with_source()?;
+fn build(extent: Extent, disc: bool) -> Result<Counts, Stop> {
+    let mut command = toolchain::of(extent, toolchain::with_source()?);
     // With the other program of this target, so that `core` is built once.
     command.args(["--release", "--locked", "--quiet", "--manifest-path", "ports/powermac/Cargo.toml"]);
     command.args(["--target-dir", "ports/user/target"]);
@@ -188,7 +188,7 @@ fn disc(model: &Path, name: &str) -> Result<PathBuf, Stop> {
     if !install::is_on_path("genisoimage") {
         return Err(Stop::Skipped("there is no genisoimage".into()));
     }
-    build(true)?;
+    build(Extent::All, true)?;
     let folder = folder()?.join(name);
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let readme = crate::root().join("ports/powermac/README.md");
@@ -199,7 +199,7 @@ fn disc(model: &Path, name: &str) -> Result<PathBuf, Stop> {
     let words = ["-quiet", "-hfs", "-part", "-V", "SMIDGEN", "-hfs-volid", "SMIDGEN", "-J", "-r", "-o"];
     output(program("genisoimage", &words).arg(&image).arg(&folder))?;
     // The build that the other tests of this target expect.
-    build(false)?;
+    build(Extent::All, false)?;
     Ok(image)
 }
 

@@ -2,6 +2,7 @@
 
 use super::command;
 use crate::step::{self, Counts, ONE, Report, Stop, cargo, output, program, run};
+use crate::test::IN_TESTS;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -25,8 +26,8 @@ pub(super) struct Desktop {
 impl Desktop {
     /// Builds it.
     pub(super) fn build(report: &mut Report) -> Option<Desktop> {
-        let words = ["build", "--profile", "test", "--locked", "--quiet", "--workspace", "--example", "teller"];
-        let built = report.step("ports: the desktop's teller", |_| run(&mut cargo(&words)));
+        let words = ["build", "--profile", "test", "--locked", "--quiet", "--example", "teller"];
+        let built = report.step("ports: the desktop's teller", |_| run(cargo(&words).args(IN_TESTS)));
         built.then(|| Desktop { program: crate::root().join("target/debug/examples/teller") })
     }
 

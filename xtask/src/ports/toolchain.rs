@@ -1,5 +1,6 @@
 //! Compilers for foreign machines: one that builds `core` from its source, or one that rustup brought `core` for.
 
+use super::Extent;
 use crate::install;
 use crate::step::{Stop, cargo, program, works};
 use std::path::PathBuf;
@@ -13,6 +14,18 @@ pub(super) fn with_source() -> Result<Command, Stop> {
     let mut command = from_source("build", "core")?;
     command.arg("-Zbuild-std-features=compiler-builtins-mem");
     Ok(command)
+}
+
+/// The kernel sets of a sample: those that only emulators run. Core's own tests hold those of x86-64 against the definition.
+const SAMPLE_KERNELS: &str = "scalar neon neon-dotprod";
+
+/// `build` of all that the release has or, for a sample, of what is built in half the time: only some kernels, and nothing optimized once
+/// more when all is linked.
+pub(super) fn of(extent: Extent, mut build: Command) -> Command {
+    if extent == Extent::Sample {
+        build.env("SMIDGEN_ISA", SAMPLE_KERNELS).env("CARGO_PROFILE_RELEASE_LTO", "off");
+    }
+    build
 }
 
 /// `cargo verb` with a compiler that comes with the source of its own standard library, and `parts` of that built from it.

@@ -6,6 +6,7 @@ use super::user::Model;
 use super::{Extent, command, folder, toolchain};
 use crate::install;
 use crate::step::{self, Counts, ONE, Report, Stop, cargo, output, program, run, run_tests};
+use std::path::PathBuf;
 
 const MANIFEST: &str = "ports/libsmidgen/Cargo.toml";
 const WASM: &str = "wasm32-unknown-unknown";
@@ -32,7 +33,7 @@ pub(super) fn all(report: &mut Report, desktop: &Desktop, models: &[Model], exte
         return;
     }
     report.step("ports: the header of libsmidgen", |_| header());
-    report.step("ports: libsmidgen in C", |_| in_c(&expected));
+    report.step("ports: libsmidgen in C", |_| in_c(&expected, extent));
     let built = report.step("ports: wasm", |_| {
         let counts = modules(extent)?;
         page::put_together()?;
@@ -64,19 +65,21 @@ fn header() -> Result<Counts, Stop> {
     }
 }
 
-/// The library for this machine.
-pub(super) fn library() -> Result<Counts, Stop> {
+/// The library for this machine, and where it is built: for a sample with the kernels of the definition alone.
+pub(super) fn library(extent: Extent) -> Result<PathBuf, Stop> {
     let words = ["build", "--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"];
-    run(cargo(&words).arg(folder()?.join("libsmidgen")))
+    // A release takes what is in the first of these.
+    let target = folder()?.join(if extent == Extent::All { "libsmidgen" } else { "libsmidgen-sample" });
+    run(toolchain::of(extent, cargo(&words)).arg(&target))?;
+    Ok(target)
 }
 
 /// The example, linked with the static library, once as it is and once with every access to memory looked at.
-fn in_c(expected: &str) -> Result<Counts, Stop> {
+fn in_c(expected: &str, extent: Extent) -> Result<Counts, Stop> {
     if !install::is_on_path("gcc") {
         return Err(Stop::Skipped("there is no gcc".into()));
     }
-    library()?;
-    let target = folder()?.join("libsmidgen");
+    let target = library(extent)?;
     let example = target.join("story");
     let mut build =
         program("gcc", &["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "ports/libsmidgen/examples/story.c"]);

@@ -5,6 +5,7 @@ use super::{Finding, Source};
 
 /// The modules of core in the order of their dependency: each may use those above it.
 const ORDER: &[&str] = &[
+    "built",
     "bytes",
     "half",
     "packed",

@@ -184,6 +184,9 @@ impl Attention<'_> {
     }
 }
 
+/// The first piece of [`Rows`] that may have any: in a build for one model no rows are old.
+const FIRST_PIECE: usize = if quant::IS_FOR_ONE_MODEL { 1 } else { 0 };
+
 /// Cached rows of one head, positions in order, in a few pieces.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
@@ -273,7 +276,7 @@ impl Score<'_, '_> {
         let row_bytes = self.keys.row_bytes;
         let mut sums = [[s.splat(0.0); LANES]; T];
         let mut done = 0;
-        for keys in self.keys.pieces {
+        for keys in &self.keys.pieces[FIRST_PIECE..] {
             // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
@@ -497,7 +500,7 @@ impl Mix<'_, '_, '_> {
     ) -> [[S::F; N]; T] {
         let row_bytes = self.values.row_bytes;
         let mut before = 0;
-        for piece in 0..self.values.pieces.len() {
+        for piece in FIRST_PIECE..self.values.pieces.len() {
             let behind = before + self.values.counts[piece];
             let (start, end) = (rows.start.max(before), rows.end.min(behind));
             let first_row = start - before;

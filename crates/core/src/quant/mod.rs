@@ -36,6 +36,7 @@ pub(crate) mod tile;
 mod tq1_0;
 mod tq2_0;
 
+use crate::built;
 pub use activation::{Activation, REST, n_blocks, quantize as quantize_activation, quantize_rest};
 pub(crate) use any_width::{Q2_W, Q3_W, Q4_W, Q5_W, Q6_W, Q8_W};
 pub(crate) use float::{BF16, F16, F32, FloatRows};
@@ -119,28 +120,7 @@ const NAMED: Option<&str> = option_env!("SMIDGEN_TYPES");
 
 /// Whether this build computes with the type called `name`: with every one, unless `SMIDGEN_TYPES` named some.
 pub(crate) const fn is_built(name: &str) -> bool {
-    is_among(NAMED, name)
-}
-
-/// Whether `name` is one of the names in `named`, or nothing is named.
-pub(crate) const fn is_among(named: Option<&str>, name: &str) -> bool {
-    let Some(named) = named else { return true };
-    let (named, name) = (named.as_bytes(), name.as_bytes());
-    let (mut at, mut matched) = (0, 0);
-    // One past the end, where the last name ends as the others do at a space.
-    while at <= named.len() {
-        if at == named.len() || named[at] == b' ' {
-            if matched == name.len() {
-                return true;
-            }
-            matched = 0;
-        } else {
-            // A byte that differs makes the count larger than any name, until the next space.
-            matched = if matched < name.len() && named[at] == name[matched] { matched + 1 } else { usize::MAX / 2 };
-        }
-        at += 1;
-    }
-    false
+    built::is_among(NAMED, name)
 }
 
 /// Whether this build is for the types of one model.

@@ -15,6 +15,8 @@ mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::built::is_among;
+
 pub use scalar::Scalar;
 
 /// Float lanes of a vector: dot products, norms and softmax sums are defined as this many interleaved sums.
@@ -357,8 +359,17 @@ const KINDS: &[(&str, Kind)] = &[
 )))]
 const KINDS: &[(&str, Kind)] = &[("scalar", Kind::Scalar)];
 
-/// Whether this build has the kernels of the definition alone, as `SMIDGEN_ISA=scalar` says: it takes a fifth of the time to build.
-const IS_SCALAR_ALONE: bool = option_env!("SMIDGEN_ISA").is_some();
+/// Names of kernel sets, with spaces between: a build has these and no others, for each takes long to build. All, unless it is set.
+const NAMED: Option<&str> = option_env!("SMIDGEN_ISA");
+
+/// Whether this build has the kernels of `kind`.
+const fn is_built(kind: Kind) -> bool {
+    let mut index = 0;
+    while KINDS[index].1 as u8 != kind as u8 {
+        index += 1;
+    }
+    is_among(NAMED, KINDS[index].0)
+}
 
 impl Isa {
     /// Plain Rust, the definition; every CPU has it.
@@ -378,8 +389,7 @@ impl Isa {
 
     /// Every instruction set that this CPU has, slowest first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        let n_built = if IS_SCALAR_ALONE { 1 } else { KINDS.len() };
-        KINDS[..n_built].iter().map(|&(_, kind)| kind).filter(|&kind| has(kind)).map(Isa)
+        KINDS.iter().map(|&(_, kind)| kind).filter(|&kind| is_built(kind) && has(kind)).map(Isa)
     }
 
     /// The name, as [`Isa::from_name`] takes it.
@@ -390,32 +400,30 @@ impl Isa {
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        if IS_SCALAR_ALONE {
-            return kernel.run(Scalar);
-        }
         match self.0 {
-            #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
-            Kind::Scalar => kernel.run(Scalar),
             // SAFETY: this Isa exists only because `has` found the CPU's features.
             #[cfg(target_arch = "x86_64")]
-            Kind::Sse41 => unsafe { x86::run_sse41(kernel) },
+            Kind::Sse41 if const { is_built(Kind::Sse41) } => unsafe { x86::run_sse41(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => unsafe { x86::run_avx2(kernel) },
+            Kind::Avx2 if const { is_built(Kind::Avx2) } => unsafe { x86::run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => unsafe { x86::run_avx512(kernel) },
+            Kind::Avx512 if const { is_built(Kind::Avx512) } => unsafe { x86::run_avx512(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Kind::Vnni => unsafe { x86::run_vnni(kernel) },
+            Kind::Vnni if const { is_built(Kind::Vnni) } => unsafe { x86::run_vnni(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => unsafe { aarch64::run_neon(kernel) },
+            Kind::Neon if const { is_built(Kind::Neon) } => unsafe { aarch64::run_neon(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Kind::Dotprod => unsafe { aarch64::run_dotprod(kernel) },
+            Kind::Dotprod if const { is_built(Kind::Dotprod) } => unsafe { aarch64::run_dotprod(kernel) },
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Kind::Simd128 => kernel.run(wasm::Simd128),
+            // The definition; what is not built is never chosen.
+            #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
+            _ => kernel.run(Scalar),
         }
     }
 }
