@@ -19,13 +19,20 @@ pub(super) fn with_source() -> Result<Command, Stop> {
 /// The kernel sets of a sample: those that only emulators run. Core's own tests hold those of x86-64 against the definition.
 const SAMPLE_KERNELS: &str = "scalar neon neon-dotprod";
 
-/// `build` of all that the release has or, for a sample, of what is built in half the time: only some kernels, and nothing optimized once
-/// more when all is linked.
-pub(super) fn of(extent: Extent, mut build: Command) -> Command {
+/// `build` with the kernel sets that `extent` wants.
+pub(super) fn with_kernels(extent: Extent, mut build: Command) -> Command {
     if extent == Extent::Sample {
-        build.env("SMIDGEN_ISA", SAMPLE_KERNELS).env("CARGO_PROFILE_RELEASE_LTO", "off");
+        build.env("SMIDGEN_ISA", SAMPLE_KERNELS);
     }
     build
+}
+
+/// The same of a program that is no part of a release: for a sample it is not optimized once more when it is linked.
+pub(super) fn of(extent: Extent, mut build: Command) -> Command {
+    if extent == Extent::Sample {
+        build.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    }
+    with_kernels(extent, build)
 }
 
 /// `cargo verb` with a compiler that comes with the source of its own standard library, and `parts` of that built from it.

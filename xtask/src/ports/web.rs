@@ -70,7 +70,7 @@ pub(super) fn library(extent: Extent) -> Result<PathBuf, Stop> {
     let words = ["build", "--release", "--locked", "--quiet", "--manifest-path", MANIFEST, "--target-dir"];
     // A release takes what is in the first of these.
     let target = folder()?.join(if extent == Extent::All { "libsmidgen" } else { "libsmidgen-sample" });
-    run(toolchain::of(extent, cargo(&words)).arg(&target))?;
+    run(toolchain::with_kernels(extent, cargo(&words)).arg(&target))?;
     Ok(target)
 }
 
