@@ -38,8 +38,8 @@ pub(crate) type Beside<'a> = (String, Box<dyn FnOnce() -> Result<Counts, Stop> +
 type Done = (String, f64, Result<Counts, Stop>);
 
 /// Does `works` in order, as many at the same time as there are processors: an emulator has one thread, and most builds end with one
-/// that has the whole engine to itself.
-fn side_by_side(works: Vec<Beside<'_>>) -> Vec<Done> {
+/// that has the whole engine to itself. Each is `told` of as soon as it is done.
+fn side_by_side(works: Vec<Beside<'_>>, told: impl Fn(&Done) + Sync) -> Vec<Done> {
     let n_cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let n_works = works.len();
     let left = Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>());
@@ -51,8 +51,10 @@ fn side_by_side(works: Vec<Beside<'_>>) -> Vec<Done> {
                 while let Some((index, (name, work))) = next() {
                     let start = Instant::now();
                     let outcome = work();
+                    let one = (name, start.elapsed().as_secs_f64(), outcome);
+                    told(&one);
                     if let Ok(mut done) = done.lock() {
-                        done.push((index, (name, start.elapsed().as_secs_f64(), outcome)));
+                        done.push((index, one));
                     }
                 }
             });
@@ -61,19 +63,6 @@ fn side_by_side(works: Vec<Beside<'_>>) -> Vec<Done> {
     let mut done = done.into_inner().unwrap_or_default();
     done.sort_by_key(|&(index, _)| index);
     done.into_iter().map(|(_, done)| done).collect()
-}
-
-/// `work` that says when it is done.
-fn telling((name, work): Beside<'_>) -> Beside<'_> {
-    let told = name.clone();
-    let telling = move || {
-        let start = Instant::now();
-        let outcome = work();
-        let word = if outcome.is_ok() { "built" } else { "not built" };
-        say(&format!("{:8.1} s  {told}: {word}", start.elapsed().as_secs_f64()));
-        outcome
-    };
-    (name, Box::new(telling))
 }
 
 /// What all steps came to.
@@ -98,7 +87,7 @@ impl Report {
         let names: Vec<&str> = works.iter().map(|(name, _)| name.as_str()).collect();
         say(&format!("==> {}", names.join(" | ")));
         let mut passed = true;
-        for done in side_by_side(works) {
+        for done in side_by_side(works, |_| ()) {
             passed &= self.count(done);
         }
         passed
@@ -107,7 +96,10 @@ impl Report {
     /// Builds ahead what steps will need, some at the same time. What does not build is for the step to say that needs it.
     pub(crate) fn build_ahead(&mut self, builds: Vec<Beside<'_>>) {
         self.step("builds, side by side", |_| {
-            side_by_side(builds.into_iter().map(telling).collect());
+            side_by_side(builds, |(name, seconds, outcome)| {
+                let word = if outcome.is_ok() { "built" } else { "not built" };
+                say(&format!("{seconds:8.1} s  {name}: {word}"));
+            });
             Ok(ONE)
         });
     }
