@@ -2,15 +2,15 @@
 
 use super::superblock::{BLOCKS, HALVES};
 use super::{Parts, Type, grids, iq1_s, iq3_s, iq3_xxs, iq4_nl, mxfp4};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Simd};
 
 /// One in every byte.
 pub(super) const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// The eight two-bit codes of a point.
 #[inline(always)]
-pub(super) fn codes_of_two_bits(point: u16) -> u64 {
-    let x = u64::from(point);
+pub(super) const fn codes_of_two_bits(point: u16) -> u64 {
+    let x = point as u64;
     let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
     let x = (x | x << 12) & 0x000f_000f_000f_000f;
     (x | x << 6) & 0x0303_0303_0303_0303
@@ -26,7 +26,7 @@ pub(super) fn codes_of_three_bits(first: u16, second: u16) -> u64 {
 
 /// The coordinates of a point of the two-bit i-quants: 8, 25 and 43 for the codes 0, 1 and 2.
 #[inline(always)]
-pub(super) fn two_bit_coordinates(point: u16) -> u64 {
+pub(super) const fn two_bit_coordinates(point: u16) -> u64 {
     let codes = codes_of_two_bits(point);
     8 * ONES + 17 * codes + (codes >> 1 & ONES)
 }
@@ -48,6 +48,41 @@ pub(super) fn even_signs(seven: u32) -> u8 {
     // Bit `i` of the constant says whether `i` has an odd number of ones.
     let odd = 0x6996 >> (folded & 15) & 1;
     (seven | odd << 7) as u8
+}
+
+/// [`even_signs`] of four groups, seven bits of each lane after the other: a byte for each.
+#[inline(always)]
+pub(super) fn even_signs_of_four<S: Simd>(s: S, word: S::C) -> S::C {
+    /// The top bit where the number has an odd number of ones.
+    static ODD: [i8; 16] = [0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0];
+    let group = |i: usize| s.and(s.up(word, i), s.all(127 << (8 * i)));
+    let seven = s.or(s.or(group(0), group(1)), s.or(group(2), group(3)));
+    let folded = s.and(s.xor(seven, s.down(seven, 4)), s.all(0x0f0f_0f0f));
+    s.or(seven, s.lookup(folded, &ODD))
+}
+
+/// The low and the high bytes of the entries of a grid.
+pub(super) const fn planes(grid: &[u16; 256]) -> [[u8; 256]; 2] {
+    let mut planes = [[0; 256]; 2];
+    let mut number = 0;
+    while number < 256 {
+        [planes[0][number], planes[1][number]] = grid[number].to_le_bytes();
+        number += 1;
+    }
+    planes
+}
+
+/// The coordinates of the points of a two-bit grid: the first four of each, and the last four.
+pub(super) const fn two_bit_points(grid: &[u16; 256]) -> [[u32; 256]; 2] {
+    let mut points = [[0; 256]; 2];
+    let mut number = 0;
+    while number < 256 {
+        let coordinates = two_bit_coordinates(grid[number]);
+        points[0][number] = coordinates as u32;
+        points[1][number] = (coordinates >> 32) as u32;
+        number += 1;
+    }
+    points
 }
 
 /// The scales of the sixteen halves of blocks, four bits each, the first in the low half of a byte: twice each and one.

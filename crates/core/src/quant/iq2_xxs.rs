@@ -6,12 +6,31 @@
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
+use super::panel::Panel;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 66;
+
+/// The first and the last four coordinates of every point.
+static POINTS: [[u32; 256]; 2] = grid::two_bit_points(&grids::IQ2_XXS);
+
+/// Their codes, for machines that look up bytes.
+static CODES: [[u8; 256]; 2] = grid::planes(&grids::IQ2_XXS);
+
+/// The coordinates of [`grid::two_bit_coordinates`] for the lower two bits of a number.
+static COORDINATES: [i8; 64] = {
+    let mut coordinates = [0; 64];
+    let mut number = 0;
+    while number < 64 {
+        coordinates[number] = [8, 25, 43, 60][number % 4];
+        number += 1;
+    }
+    coordinates
+};
 
 /// The format.
 pub(crate) struct IQ2_XXS;
@@ -48,6 +67,8 @@ impl Format for IQ2_XXS {
 }
 
 impl Superblock<BYTES> for IQ2_XXS {
+    const BY_WORDS: bool = true;
+    const HEAD: usize = 2;
     const SCALES_PER_BLOCK: usize = 1;
     const FACTOR: f32 = 0.125;
 
@@ -64,9 +85,33 @@ impl Superblock<BYTES> for IQ2_XXS {
         let points: &[u8; 4] = bytes_at(superblock, 2 + 8 * block);
         let signs = u32::from_le_bytes(*bytes_at(superblock, 6 + 8 * block));
         grid::block_of(|i| {
-            let point = grid::two_bit_coordinates(grids::IQ2_XXS[usize::from(points[i])]);
-            grid::with_signs(point, grid::even_signs(signs >> (7 * i)))
+            let [low, high] = POINTS.each_ref().map(|four| u64::from(four[usize::from(points[i])]));
+            grid::with_signs(low | high << 32, grid::even_signs(signs >> (7 * i)))
         })
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let scale = s.down(rows.word(s, 6 + 8 * block), 28);
+            s.rows_store(s.floats(s.or(s.up(scale, 1), s.all(1))), &mut panel.factors[block][0]);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let points = rows.word(s, 2 + 8 * block);
+            let signs = grid::even_signs_of_four(s, rows.word(s, 6 + 8 * block));
+            let coordinates = match S::LOOKS_UP_BYTES {
+                true => {
+                    let codes = [s.lookup256(points, &CODES[0]), s.lookup256(points, &CODES[1])];
+                    each!(8, i => s.lookup64(s.windows::<2>(codes[i % 2], i / 2 * 8), &COORDINATES))
+                }
+                false => each!(8, i => s.entries(points, i / 2, &POINTS[i % 2])),
+            };
+            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+        }
     }
 }
 

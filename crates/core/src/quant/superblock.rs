@@ -36,6 +36,8 @@ pub(super) trait Superblock<const N: usize> {
 
     /// Whether a tile is unpacked by words of all its rows, rather than row by row.
     const BY_WORDS: bool = false;
+    /// Bytes before the first word, where words do not begin with the superblock.
+    const HEAD: usize = 0;
     /// Byte offset of the stored scale, for formats that have it in one piece; most begin with it.
     const SCALE_AT: usize = 0;
 
@@ -165,6 +167,11 @@ pub(super) fn dequantize<F: Superblock<N>, const N: usize>(row: &[u8], out: &mut
 pub(crate) struct Rows<const N: usize>;
 
 impl<const N: usize> Rows<N> {
+    /// How rows are cut that lie together.
+    const fn cut<F: Superblock<N>>() -> Cut {
+        Cut { block_bytes: N, head: F::HEAD, unit: 4 }
+    }
+
     /// Fills in a panel.
     #[inline(always)]
     fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
@@ -197,7 +204,7 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     };
     const N_BLOCKS: usize = F::N_BLOCKS;
 
-    const CUT: Option<Cut> = if F::BY_WORDS { Some(Cut::words(N)) } else { None };
+    const CUT: Option<Cut> = if F::BY_WORDS { Some(Self::cut::<F>()) } else { None };
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
@@ -209,6 +216,6 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     #[inline(always)]
     fn unpack_together<S: Simd>(s: S, tile: &[u8], index: usize, panel: &mut Panel) {
         let superblocks = &tile[index * TILE * N..][..TILE * N];
-        Self::fill::<S, F>(s, Together(superblocks, Cut::words(N)), panel);
+        Self::fill::<S, F>(s, Together(superblocks, Self::cut::<F>()), panel);
     }
 }

@@ -22,11 +22,6 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// Words of four bytes, with what is left over behind them.
-    pub(crate) const fn words(block_bytes: usize) -> Cut {
-        Cut { block_bytes, head: 0, unit: 4 }
-    }
-
     /// The unit that holds byte `at` of a row of `row_bytes` bytes: where it begins, and its bytes.
     #[inline(always)]
     const fn unit_at(self, at: usize, row_bytes: usize) -> (usize, usize) {
@@ -102,13 +97,23 @@ impl Kernel for LayTogether<'_> {
                 at += 16;
                 continue;
             }
-            let units = self.tile[TILE * at..][..TILE * n].chunks_exact_mut(n);
-            for (unit, row) in units.zip(rows) {
-                unit.copy_from_slice(&row[at..at + n]);
+            let units = &mut self.tile[TILE * at..][..TILE * n];
+            match n {
+                1 => gather::<1>(units, &rows, at),
+                2 => gather::<2>(units, &rows, at),
+                4 => gather::<4>(units, &rows, at),
+                _ => units.chunks_exact_mut(n).zip(rows).for_each(|(unit, row)| unit.copy_from_slice(&row[at..at + n])),
             }
             at += n;
         }
     }
+}
+
+/// Copies a unit of `N` bytes from byte `at` of every row; of a length that is known, so that nothing is called for a few bytes.
+#[inline(always)]
+fn gather<const N: usize>(units: &mut [u8], rows: &[&[u8]; TILE], at: usize) {
+    let units = units.as_chunks_mut::<N>().0;
+    units.iter_mut().zip(rows).for_each(|(unit, row)| *unit = *bytes_at(row, at));
 }
 
 /// A block of each row of a tile, `N` bytes to a row, wherever they lie.

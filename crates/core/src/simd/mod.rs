@@ -135,6 +135,8 @@ pub trait Simd: Copy {
     const OFFSET: i32;
     /// Whether the registers hold the lanes of a few vectors only, so that not many sums are kept at once.
     const IS_NARROW: bool = false;
+    /// Whether bytes are looked up in a table of 256 by instructions, and not one by one.
+    const LOOKS_UP_BYTES: bool = false;
 
     /// The same float in every lane.
     fn splat(self, x: f32) -> Self::F;
@@ -230,6 +232,24 @@ pub trait Simd: Copy {
     /// As [`Simd::dot_signed`], where `w` holds 0 to 127.
     fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
 
+    /// For byte `i` of each lane, the entry of `table`.
+    #[inline(always)]
+    fn entries(self, x: Self::C, i: usize, table: &[u32; 256]) -> Self::C {
+        let mut lanes = [0; TILE];
+        self.put(x, &mut lanes);
+        self.lanes(&each_row!(r => table[usize::from((lanes[r] >> (8 * i)) as u8)]))
+    }
+    /// For each byte, the entry of `table`; used where [`Simd::LOOKS_UP_BYTES`].
+    #[inline(always)]
+    fn lookup256(self, x: Self::C, table: &[u8; 256]) -> Self::C {
+        lookup_bytes(self, x, table)
+    }
+    /// Byte `i` negated, wrapping, where bit `first + i` of the lane of `signs` is set; `first` is a multiple of four.
+    #[inline(always)]
+    fn with_signs(self, x: Self::C, signs: Self::C, first: usize) -> Self::C {
+        let negative = self.spread(signs, first);
+        self.less(self.xor(x, negative), negative)
+    }
     /// Each byte shifted right by `shift`, and then those bits of it that `mask` has.
     #[inline(always)]
     fn bits(self, x: Self::C, shift: usize, mask: u8) -> Self::C {
@@ -286,6 +306,18 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
         piece /= 2;
     }
     all
+}
+
+/// [`Simd::lookup256`] byte by byte.
+#[inline(always)]
+fn lookup_bytes<S: Simd>(s: S, x: S::C, table: &[u8; 256]) -> S::C {
+    let mut lanes = [0; TILE];
+    s.put(x, &mut lanes);
+    let entry = |byte: u32| table[usize::from(byte as u8)];
+    s.lanes(&each_row!(r => {
+        let x = lanes[r];
+        u32::from_le_bytes([entry(x), entry(x >> 8), entry(x >> 16), entry(x >> 24)])
+    }))
 }
 
 /// [`Simd::windows`] made of shifts: each byte's bits are brought to its place and the others taken away.

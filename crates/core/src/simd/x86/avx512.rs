@@ -2,7 +2,7 @@
 
 use super::{square_root, sum_eight};
 use crate::half::E5M3_OFFSET;
-use crate::simd::{LANES, Simd, TILE, each, rows_are_lanes, transposed, windows_of_bytes};
+use crate::simd::{LANES, Simd, TILE, each, lookup_bytes, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
 /// Proof of AVX-512 with BW, DQ and VL and, where `LATER`, with VNNI and VBMI; made only inside
@@ -49,12 +49,26 @@ unsafe fn four_rows(rows: &[&[u8; 16]; TILE], i: usize) -> __m512i {
     }
 }
 
+/// Four bits of each lane, from bit `first` on: the byte that holds them goes everywhere in its lane.
+#[inline(always)]
+unsafe fn four_bits(x: __m512i, first: usize) -> __mmask64 {
+    // SAFETY: the caller has AVX-512.
+    unsafe {
+        let lanes = _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+        let here = _mm512_add_epi8(_mm512_broadcast_i32x4(lanes), _mm512_set1_epi8((first / 8) as i8));
+        let bits = _mm512_set1_epi32((0x0804_0201u32 << (first % 8)) as i32);
+        _mm512_test_epi8_mask(_mm512_shuffle_epi8(x, here), bits)
+    }
+}
+
 impl<const LATER: bool> Simd for Avx512<LATER> {
     type F = __m512;
     type C = __m512i;
 
     /// VNNI multiplies unsigned weights with signed activations.
     const OFFSET: i32 = if LATER { 128 } else { 0 };
+    /// VBMI looks up bytes.
+    const LOOKS_UP_BYTES: bool = LATER;
 
     rows_are_lanes!();
 
@@ -240,16 +254,30 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
             _mm512_mask_blend_epi8(bit5, first, second)
         }
     }
-    /// The byte that holds the four bits goes everywhere in its lane.
+    /// Bit 7 chooses between two lookups of half the table.
+    #[inline(always)]
+    fn lookup256(self, x: Self::C, table: &[u8; 256]) -> Self::C {
+        if !LATER {
+            return lookup_bytes(self, x, table);
+        }
+        let quarters = table.as_chunks::<64>().0;
+        // SAFETY: 64 bytes may be read at each; the token proves the instructions.
+        unsafe {
+            let quarter = |i: usize| _mm512_loadu_si512(quarters[i].as_ptr().cast());
+            let low = _mm512_permutex2var_epi8(quarter(0), x, quarter(1));
+            let high = _mm512_permutex2var_epi8(quarter(2), x, quarter(3));
+            _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high)
+        }
+    }
     #[inline(always)]
     fn spread(self, x: Self::C, first: usize) -> Self::C {
         // SAFETY: the token proves the instructions.
-        unsafe {
-            let lanes = _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
-            let here = _mm512_add_epi8(_mm512_broadcast_i32x4(lanes), _mm512_set1_epi8((first / 8) as i8));
-            let bits = _mm512_set1_epi32((0x0804_0201u32 << (first % 8)) as i32);
-            _mm512_movm_epi8(_mm512_test_epi8_mask(_mm512_shuffle_epi8(x, here), bits))
-        }
+        unsafe { _mm512_movm_epi8(four_bits(x, first)) }
+    }
+    #[inline(always)]
+    fn with_signs(self, x: Self::C, signs: Self::C, first: usize) -> Self::C {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm512_mask_sub_epi8(x, four_bits(signs, first), _mm512_setzero_si512(), x) }
     }
     #[inline(always)]
     fn windows<const STEP: usize>(self, x: Self::C, at: usize) -> Self::C {
