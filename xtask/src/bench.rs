@@ -26,19 +26,26 @@ pub(crate) fn peers(report: &mut Report, only: &[String], arguments: &[String]) 
         report.step("bench: peers", |_| Err(Stop::Failed(format!("there is no {name:?}, but {known}"))));
         return;
     }
-    if !is_ready(report, &[]) {
+    let wanted: Vec<_> =
+        PEERS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| only == name)).collect();
+    let models: Vec<&str> = wanted.iter().flat_map(|(_, models)| models.split(',')).collect();
+    if !is_ready(report, &models) {
         return;
     }
-    for (name, models) in PEERS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| only == name)) {
+    for (name, models) in wanted {
         let words = [&[MODELS.to_owned(), "--models".into(), (*models).into()], arguments].concat();
         let what = format!("peers-{name}");
         report.step(&format!("bench: {what}"), |_| record("tools/bench_peers.py", &words, &what));
     }
 }
 
+/// The models that `tools/bench_start.py` starts unless it is told others.
+const STARTED: [&str; 6] =
+    ["stories260K:F32", "stories260K:Q8_0", "s15M:Q8_0", "smol135:Q8_0", "smol135:Q4_0", "gpt2-124:Q4_0"];
+
 /// Times whole processes of smidgen and llama.cpp; `arguments` go to tools/bench_start.py.
 pub(crate) fn start(report: &mut Report, arguments: &[String]) {
-    if is_ready(report, &[]) && report.step("bench: llama.cpp's command", |_| completion()) {
+    if is_ready(report, &STARTED) && report.step("bench: llama.cpp's command", |_| completion()) {
         let words = [&[format!("{COMPLETION}/build/bin/llama-completion"), MODELS.to_owned()], arguments].concat();
         report.step("bench: start", |_| record("tools/bench_start.py", &words, "start"));
     }
@@ -68,7 +75,7 @@ pub(crate) fn ram(report: &mut Report) {
     report.step("bench: under caps", |_| record("tools/bench_ram.py", &[&capped[..], &limit].concat(), "ram"));
 }
 
-/// Builds and installs what a comparison needs, and makes `models` (names and types), or all.
+/// Builds and installs what a comparison needs, and makes `models`: names, with a type or for all types.
 fn is_ready(report: &mut Report, models: &[&str]) -> bool {
     let built = report.step("bench: release build", |_| run(&mut cargo(&["build", "--release", "--locked"])));
     let installed = report.step("bench: llama.cpp", |_| environment());
@@ -124,7 +131,7 @@ fn completion() -> Result<Counts, Stop> {
     run(&mut tool(&["tools/build_llama_completion.py", COMPLETION]))
 }
 
-/// Makes those of `models` that are not there yet, or all that the tool knows.
+/// Makes those of `models` that are not there yet.
 fn make(models: &[&str]) -> Result<Counts, Stop> {
     let data = crate::shared_data().unwrap_or_else(|| PathBuf::from("../shared/data"));
     let data = data.to_string_lossy().into_owned();
