@@ -14,6 +14,7 @@ use smidgen_core::quant::Type;
 use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
+use smidgen_host::pages;
 use smidgen_host::spill::SpillShape;
 use smidgen_host::weights::Residency;
 use std::collections::BTreeMap;
@@ -38,54 +39,70 @@ pub enum Work {
 impl Work {
     /// What the process takes beside the plan: its code, its stack, the C library and this program's own small buffers.
     /// `tests/memory.rs` measures that it is neither more nor less by 2 % or 256 KiB, and that no cap is passed.
-    pub const fn process_bytes(self) -> u64 {
-        match self {
-            Work::Run | Work::Serve => 672 << 10,
-            Work::Chat => 944 << 10,
-            Work::Bench => 632 << 10,
-            Work::Read => 608 << 10,
-        }
+    pub fn process_bytes(self) -> u64 {
+        let code = match self {
+            Work::Run | Work::Serve => Code::kib(672),
+            Work::Chat => Code::kib(912),
+            Work::Bench => Code::kib(632),
+            Work::Read => Code::kib(608),
+        };
+        code.bytes()
+    }
+}
+
+/// Code that the process touches, and constants: the bytes of all the windows of [`pages::map_finely`] that hold them.
+#[derive(Clone, Copy)]
+pub(crate) struct Code(u64);
+
+impl Code {
+    pub(crate) const fn kib(kib: u64) -> Self {
+        Self(kib << 10)
+    }
+
+    /// What of it is in memory. About three quarters of what shares a window with what is touched is touched itself.
+    pub(crate) fn bytes(self) -> u64 {
+        if pages::are_mapped_one_by_one() { self.0 / 4 * 3 } else { self.0 }
     }
 }
 
 /// The code that a set of kernels takes.
 struct Kernels {
     isa: &'static str,
-    /// Attention, norms and rows of F32.
+    /// KiB of attention, norms and rows of F32.
     common: u64,
-    /// What multiplies weights of one more type with batches.
+    /// KiB of what multiplies weights of one more type with batches.
     each: u64,
-    /// What multiplies weights of one more quantized type with a token alone.
+    /// KiB of what multiplies weights of one more quantized type with a token alone.
     alone: u64,
 }
 
 /// The kernels of each set, which is code of its own, so that the same run takes more on one processor than on another. Measured
 /// with `--isa`, as `tests/memory.rs` measures them all.
 const KERNELS: &[Kernels] = &[
-    Kernels { isa: "scalar", common: 80 << 10, each: 16 << 10, alone: 28 << 10 },
-    Kernels { isa: "avx2", common: 160 << 10, each: 36 << 10, alone: 28 << 10 },
-    Kernels { isa: "avx512", common: 140 << 10, each: 36 << 10, alone: 32 << 10 },
-    Kernels { isa: "avx512-vnni", common: 152 << 10, each: 36 << 10, alone: 24 << 10 },
+    Kernels { isa: "scalar", common: 80, each: 16, alone: 28 },
+    Kernels { isa: "avx2", common: 160, each: 36, alone: 28 },
+    Kernels { isa: "avx512", common: 140, each: 36, alone: 32 },
+    Kernels { isa: "avx512-vnni", common: 152, each: 36, alone: 24 },
 ];
 /// Those that need the most stand for every set that was not measured.
-const LARGEST_KERNELS: Kernels = Kernels { isa: "sse4.1", common: 172 << 10, each: 36 << 10, alone: 40 << 10 };
+const LARGEST_KERNELS: Kernels = Kernels { isa: "sse4.1", common: 172, each: 36, alone: 40 };
 
 /// What quantizes activations for weights of any quantized type.
-const ACTIVATIONS_CODE_BYTES: u64 = 72 << 10;
+const ACTIVATIONS_KIB: u64 = 72;
 /// What starts threads and shares work among them, and what each beyond the first takes.
-const SHARING_CODE_BYTES: u64 = 16 << 10;
+const OF_SHARING: Code = Code::kib(16);
 const THREAD_BYTES: u64 = 16 << 10;
 /// Code that brings weights from the file.
-const PARTS_CODE_BYTES: u64 = 120 << 10;
+const OF_PARTS: Code = Code::kib(108);
 /// Code that unpacks them.
-const UNPACKING_CODE_BYTES: u64 = 48 << 10;
+const OF_UNPACKING: Code = Code::kib(40);
 /// Code that keeps caches in a file.
-const SPILLING_CODE_BYTES: u64 = 40 << 10;
+const OF_SPILLING: Code = Code::kib(40);
 /// What reading a whole file leaves behind, beside a mapped one.
-pub(crate) const READING_CODE_BYTES: u64 = 32 << 10;
+pub(crate) const OF_READING: Code = Code::kib(32);
 
 /// Code and tables of a server, and its thread.
-const SERVER_BYTES: usize = 684 << 10;
+const OF_SERVER: Code = Code::kib(684);
 /// What a body may have beside its text, and for each token of the context.
 const BODY_BYTES: usize = 8 << 10;
 const BODY_BYTES_PER_TOKEN: usize = 16;
@@ -149,12 +166,12 @@ impl Budget {
         self.kinds.extend(other.kinds);
         let has = |line: &str| self.lines.iter().any(|own| own.name == line);
         let code = [
-            (SHARING, SHARING_CODE_BYTES),
-            (PARTS_CODE, PARTS_CODE_BYTES),
-            (UNPACKING_CODE, UNPACKING_CODE_BYTES),
-            (SPILLING_CODE, SPILLING_CODE_BYTES),
+            (SHARING, OF_SHARING),
+            (PARTS_CODE, OF_PARTS),
+            (UNPACKING_CODE, OF_UNPACKING),
+            (SPILLING_CODE, OF_SPILLING),
         ];
-        let both = code.map(|(line, bytes)| (line, if has(line) { bytes } else { 0 }));
+        let both = code.map(|(line, code)| (line, if has(line) { code.bytes() } else { 0 }));
         for line in other.lines.into_iter().filter(|line| line.name != TYPES_CODE) {
             let once = both.iter().find(|(name, _)| *name == line.name).map_or(0, |&(_, bytes)| bytes);
             self.lines.push(Line { name: format!("{name}: {}", line.name), bytes: line.bytes - once });
@@ -198,7 +215,7 @@ impl Budget {
         let spilled = SpillShape::of(model.hparams(), plan);
         if let Some(shape) = &spilled {
             add("caches in a file, of which in memory", shape.memory_bytes() as usize);
-            add(SPILLING_CODE, SPILLING_CODE_BYTES as usize);
+            add(SPILLING_CODE, OF_SPILLING.bytes() as usize);
         }
         let kinds = gguf.tensors().map(|tensor| tensor.kind).collect();
         let isa = Some(settings.isa);
@@ -209,7 +226,7 @@ impl Budget {
             if !residency.is_partial() {
                 // Nothing reads from the file once it is loaded.
                 budget.lines.retain(|line| line.name != UNPACKING_CODE);
-                let read = |line: &mut Line| *line = Line { name: READING_CODE.to_owned(), bytes: READING_CODE_BYTES };
+                let read = |line: &mut Line| *line = Line { name: READING_CODE.to_owned(), bytes: OF_READING.bytes() };
                 budget.lines.iter_mut().filter(|line| line.name == PARTS_CODE).for_each(read);
             }
             budget.add_weights(&residency);
@@ -331,9 +348,10 @@ pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa, work: Work) -> u6
     let kinds: BTreeMap<&str, bool> =
         kinds.filter(|&kind| kind != Type::F32).map(|kind| (kind.name(), kind.is_integer())).collect();
     let kernels = KERNELS.iter().find(|kernels| kernels.isa == isa.name()).unwrap_or(&LARGEST_KERNELS);
-    let activations = if kinds.values().any(|&is_integer| is_integer) { ACTIVATIONS_CODE_BYTES } else { 0 };
+    let activations = if kinds.values().any(|&is_integer| is_integer) { ACTIVATIONS_KIB } else { 0 };
     let n_alone = if work == Work::Read { 0 } else { kinds.values().filter(|&&is_integer| is_integer).count() };
-    kernels.common + activations + kinds.len() as u64 * kernels.each + n_alone as u64 * kernels.alone
+    let kib = kernels.common + activations + kinds.len() as u64 * kernels.each + n_alone as u64 * kernels.alone;
+    Code::kib(kib).bytes()
 }
 
 /// Bytes of a request's body at most, for a context of so many tokens.
@@ -356,7 +374,11 @@ fn work_lines(gguf: &Gguf<'_>, settings: &Settings) -> Vec<(&'static str, usize)
         Work::Serve => {
             let body_bytes = body_bytes(context_tokens);
             let requests = settings.connections * (body_bytes + CONNECTION_BYTES) + COPIES_OF_BODY * body_bytes;
-            vec![("server", SERVER_BYTES), ("requests", requests), ("reading a prompt", scratch(body_bytes))]
+            vec![
+                ("server", OF_SERVER.bytes() as usize),
+                ("requests", requests),
+                ("reading a prompt", scratch(body_bytes)),
+            ]
         }
         Work::Run | Work::Bench | Work::Read => Vec::new(),
     }
@@ -371,13 +393,13 @@ fn process_lines(
 ) -> impl Iterator<Item = (&'static str, u64)> {
     let is_in_parts = source.outline().is_some() && ram.is_some();
     let n_threads = settings.limits.n_threads;
-    let threads = if n_threads > 1 { SHARING_CODE_BYTES + (n_threads as u64 - 1) * THREAD_BYTES } else { 0 };
+    let threads = if n_threads > 1 { OF_SHARING.bytes() + (n_threads as u64 - 1) * THREAD_BYTES } else { 0 };
     let lines = [
         (TYPES_CODE, code_bytes(gguf.tensors().map(|tensor| tensor.kind), settings.isa, settings.work)),
         (SHARING, threads),
-        (READING_CODE, if source.is_read() { READING_CODE_BYTES } else { 0 }),
-        (PARTS_CODE, if is_in_parts { PARTS_CODE_BYTES } else { 0 }),
-        (UNPACKING_CODE, if is_in_parts && source.index().is_some() { UNPACKING_CODE_BYTES } else { 0 }),
+        (READING_CODE, if source.is_read() { OF_READING.bytes() } else { 0 }),
+        (PARTS_CODE, if is_in_parts { OF_PARTS.bytes() } else { 0 }),
+        (UNPACKING_CODE, if is_in_parts && source.index().is_some() { OF_UNPACKING.bytes() } else { 0 }),
     ];
     lines.into_iter().filter(|&(_, bytes)| bytes > 0)
 }

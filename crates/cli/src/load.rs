@@ -2,7 +2,7 @@
 
 use crate::advice::{NOTHING, Question};
 use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, READING_CODE_BYTES, Work, check_ram};
+use crate::budget::{Budget, Line, OF_READING, Work, check_ram};
 use crate::failure::Failure;
 use crate::import::{self, Imported};
 use crate::progress::Bar;
@@ -92,7 +92,7 @@ impl Source {
         let Some(ram) = engine.ram else { return Self::open(args) };
         let Some(source) = Self::open_in_parts(args, engine, ram)? else { return Self::open(args) };
         let beside = Budget::of(&source, &EngineArgs { ram: None, ..engine.clone() }, sampling)?;
-        let reading = if args.no_mmap { READING_CODE_BYTES } else { 0 };
+        let reading = if args.no_mmap { OF_READING.bytes() } else { 0 };
         let fits = beside.with_process() + source.bytes_in_parts() + reading <= ram;
         // What is packed cannot be mapped, so it is read by parts in any case.
         if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
@@ -108,10 +108,7 @@ impl Source {
         let is_laid = self.is_laid_to_run(engine);
         match self.image {
             Image::File(file) if is_laid => {
-                // What opens a model is not needed to read it.
-                smidgen_host::pages::release_program();
                 let file = file.laid_together(isa, &Bar::new()).map_err(host_failure)?;
-                smidgen_host::pages::release_program();
                 Ok(Self { image: Image::File(file), ..self })
             }
             image => Ok(Self { image, ..self }),

@@ -8,6 +8,8 @@
 #[cfg(any(target_os = "linux", test))]
 use std::ops::Range;
 #[cfg(target_os = "linux")]
+use std::os::fd::OwnedFd;
+#[cfg(target_os = "linux")]
 use std::sync::OnceLock;
 
 /// The system maps no further than this around a page that is used.
@@ -18,23 +20,81 @@ const WINDOW_BYTES: usize = 8 << 10;
 #[cfg(target_os = "linux")]
 static PROGRAM: OnceLock<Vec<Range<usize>>> = OnceLock::new();
 
-/// Lets the system map no more than 8 KiB around a page of this program that is used, and gives back what it has mapped so far.
+/// Keeps the pages of [`PROGRAM`] watched.
+#[cfg(target_os = "linux")]
+static WATCH: OnceLock<OwnedFd> = OnceLock::new();
+
+/// When this variable is set, pages are not watched, as if the system could not.
+#[cfg(target_os = "linux")]
+const UNWATCHED: &str = "SMIDGEN_NO_USERFAULTFD";
+
+/// Lets the system map a page of this program only when it is used, or at most 8 KiB around it, and gives back what it has mapped
+/// so far.
 ///
-/// A window ends where a mapping ends, so the mappings are cut: every second window gets an advice (to be left out of core dumps,
-/// where unchanged code is left out anyway) that keeps its neighbours from being joined to it. To be called first, by `main`.
-/// Does nothing where the system is not Linux.
+/// Linux maps nothing around a page that somebody watches for writes (userfaultfd(2)), and since 6.7 watching needs nobody who
+/// answers. Where it may not be watched, the mappings are cut into windows, since a window ends where a mapping ends; that takes
+/// some milliseconds. To be called first, by `main`. Does nothing where the system is not Linux.
 pub fn map_finely() {
     #[cfg(target_os = "linux")]
     {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        for range in PROGRAM.get_or_init(|| unchanged(&smaps)) {
-            let windows = range.clone().step_by(2 * WINDOW_BYTES);
-            for start in windows {
-                advise(start..range.end.min(start + WINDOW_BYTES), rustix::mm::Advice::LinuxDontDump);
-            }
+        let program = PROGRAM.get_or_init(|| unchanged(&smaps));
+        let watch = if std::env::var_os(UNWATCHED).is_none() { watched(program).ok() } else { None };
+        match watch {
+            Some(watch) => drop(WATCH.set(watch)),
+            None => program.iter().for_each(cut),
         }
     }
     release_program();
+}
+
+/// Whether the system maps no page of this program but those that are used.
+pub fn are_mapped_one_by_one() -> bool {
+    #[cfg(target_os = "linux")]
+    return WATCH.get().is_some();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// Cuts a mapping into windows: every second one gets an advice (to be left out of core dumps, where unchanged code is left out
+/// anyway) that keeps its neighbours from being joined to it.
+#[cfg(target_os = "linux")]
+fn cut(range: &Range<usize>) {
+    for start in range.clone().step_by(2 * WINDOW_BYTES) {
+        advise(start..range.end.min(start + WINDOW_BYTES), rustix::mm::Advice::LinuxDontDump);
+    }
+}
+
+/// Watches `program` for writes, which never come, until what is returned is closed.
+#[cfg(target_os = "linux")]
+fn watched(program: &[Range<usize>]) -> rustix::io::Result<OwnedFd> {
+    use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+    use rustix::mm::{UserfaultfdFlags, userfaultfd};
+    /// `struct uffdio_api`: the version, the features, and what may be asked then.
+    type Api = [u64; 3];
+    /// `struct uffdio_register`: start, length, what is watched for, and what may be asked then.
+    type Register = [u64; 4];
+    const API: Opcode = opcode::read_write::<Api>(0xAA, 0x3F);
+    const REGISTER: Opcode = opcode::read_write::<Register>(0xAA, 0x00);
+    const VERSION: u64 = 0xAA;
+    /// `UFFD_USER_MODE_ONLY`, which needs no privilege.
+    const USER_MODE_ONLY: u32 = 1;
+    /// `UFFD_FEATURE_WP_ASYNC`: the system answers by itself, and any mapping may be watched.
+    const ANSWERS_ITSELF: u64 = 1 << 15;
+    /// `UFFDIO_REGISTER_MODE_WP`.
+    const WRITES: u64 = 2;
+
+    let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::from_bits_retain(USER_MODE_ONLY);
+    // SAFETY: with `ANSWERS_ITSELF`, no access to watched memory ever waits for this process.
+    let watch = unsafe { userfaultfd(flags)? };
+    // SAFETY: `API` updates a `struct uffdio_api`.
+    unsafe { ioctl(&watch, Updater::<API, Api>::new(&mut [VERSION, ANSWERS_ITSELF, 0]))? };
+    for range in program {
+        let mut asked = [range.start as u64, range.len() as u64, WRITES, 0];
+        // SAFETY: `REGISTER` updates a `struct uffdio_register`; the memory keeps what it holds.
+        unsafe { ioctl(&watch, Updater::<REGISTER, Register>::new(&mut asked))? };
+    }
+    Ok(watch)
 }
 
 /// Gives back every page of the program that is mapped now; a page costs one fault if it is used again.
@@ -122,9 +182,17 @@ VmFlags: rd ex mr mw me
     #[test]
     fn the_program_goes_on_afterwards() {
         let words = ["one".to_owned(), "two".to_owned()];
-        for _ in 0..3 {
-            map_finely();
+        let goes_on = || {
+            release_program();
             assert_eq!(words.join(" "), "one two");
-        }
+        };
+        map_finely();
+        goes_on();
+        let program = PROGRAM.get().unwrap();
+        // Whichever way this system takes, the other is tried too.
+        program.iter().for_each(cut);
+        goes_on();
+        drop(watched(program));
+        goes_on();
     }
 }

@@ -9,7 +9,7 @@ mod imatrix;
 
 use crate::advice::advised;
 use crate::args::{EngineArgs, SamplingArgs};
-use crate::budget::{Budget, Line, Work, check_ram};
+use crate::budget::{Budget, Code, Line, Work, check_ram};
 use crate::corpus::Corpus;
 use crate::failure::Failure;
 use crate::generate::refused;
@@ -26,7 +26,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Code that sums the products of every two inputs of a matrix.
-const MOMENTS_CODE_BYTES: u64 = 80 << 10;
+const OF_MOMENTS: Code = Code::kib(80);
 
 /// Time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
@@ -93,10 +93,11 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     let mut budget = Budget::of(job.source, &engine, &SamplingArgs::GREEDY)?;
     let own = budget.with_process();
     budget.lines.push(Line { name: "token ids of the text".to_owned(), bytes: job.corpus.n_bytes() as u64 });
-    let writing = smidgen_host::atomic::BUFFER_BYTES as u64;
+    // Of the buffer, only what is written is touched.
+    let writing = (smidgen_host::atomic::BUFFER_BYTES as u64).min(sum_bytes(&inputs, job.with_moments));
     budget.lines.push(Line { name: "buffer of the file that is written".to_owned(), bytes: writing });
     if job.with_moments {
-        budget.lines.push(Line { name: "code that sums second moments".to_owned(), bytes: MOMENTS_CODE_BYTES });
+        budget.lines.push(Line { name: "code that sums second moments".to_owned(), bytes: OF_MOMENTS.bytes() });
     }
     let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| ram.saturating_sub(budget.with_process())));
     let largest = passes.iter().map(|pass| sum_bytes(pass, job.with_moments)).max().unwrap_or(0);
