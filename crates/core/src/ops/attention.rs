@@ -273,6 +273,11 @@ impl Score<'_, '_> {
         for t in 1..T {
             queries[t] = self.queries[at + t].x;
         }
+        let whole = queries[0].len() / LANES * LANES;
+        let mut last = [s.splat(0.0); T];
+        for t in 0..T {
+            last[t] = s.load_part(&queries[t][whole..]);
+        }
         let row_bytes = self.keys.row_bytes;
         let mut sums = [[s.splat(0.0); LANES]; T];
         let mut done = 0;
@@ -281,7 +286,7 @@ impl Score<'_, '_> {
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
                 for i in 0..n {
-                    let products = products::<S, C, T>(s, &queries, &group[i * row_bytes..][..row_bytes]);
+                    let products = products::<S, C, T>(s, (&queries, &last), &group[i * row_bytes..][..row_bytes]);
                     for t in 0..T {
                         sums[t][i] = products[t];
                     }
@@ -315,9 +320,13 @@ fn add_up<S: Simd>(s: S, sums: &[S::F; LANES], scale: f32, out: &mut [f32]) {
     }
 }
 
-/// The products of queries with a key, lane by lane.
+/// The products of queries, of which `last` has the values behind the last whole vector, with a key, lane by lane.
 #[inline(always)]
-fn products<S: Simd, C: CacheFormat, const T: usize>(s: S, queries: &[&[f32]; T], key: &[u8]) -> [S::F; T] {
+fn products<S: Simd, C: CacheFormat, const T: usize>(
+    s: S,
+    (queries, last): (&[&[f32]; T], &[S::F; T]),
+    key: &[u8],
+) -> [S::F; T] {
     let mut sums = [s.splat(0.0); T];
     let n = queries[0].len();
     let (whole, n_last) = (n / LANES, n % LANES);
@@ -334,7 +343,7 @@ fn products<S: Simd, C: CacheFormat, const T: usize>(s: S, queries: &[&[f32]; T]
     if n_last > 0 {
         let key = C::load(s, key, whole * LANES, n_last);
         for t in 0..T {
-            sums[t] = s.add(sums[t], s.mul(s.load_part(&queries[t][whole * LANES..]), key));
+            sums[t] = s.add(sums[t], s.mul(last[t], key));
         }
     }
     sums

@@ -503,7 +503,11 @@ impl<F: FloatRows> FloatProducts<'_, '_, F> {
         }
         let width = TILE.min(matrix.rows - first);
         for (t, products) in out.iter().enumerate() {
-            self.columns.row(token + t)[first..first + width].copy_from_slice(&products[..width]);
+            let out = &mut self.columns.row(token + t)[first..first + width];
+            match out.as_mut_array() {
+                Some(out) => *out = *products,
+                None => out.copy_from_slice(&products[..width]),
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, TILE, padded, prefetch_block};
+use crate::simd::{LANES, Simd, TILE, each, padded, prefetch_block};
 
 /// Rows of which registers hold the sums with several tokens.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
@@ -107,18 +107,27 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     let n_chunks = x[0].len() / LANES;
     let (chunks, rest) = tile.as_chunks::<N>().0.split_at(n_chunks * LANES);
     let chunks = chunks.as_chunks::<LANES>().0;
+    let mut xs: [&[[f32; LANES]]; T] = [&[]; T];
+    for t in 0..T {
+        xs[t] = &x[t].as_chunks::<LANES>().0[..chunks.len()];
+    }
     let mut all = [[s.splat(0.0); LANES]; T];
-    for first in (0..LANES).step_by(GROUP) {
+    for group in 0..LANES / GROUP {
+        let first = group * GROUP;
         let mut sums = [[s.splat(0.0); GROUP]; T];
-        for (index, chunk) in chunks.iter().enumerate() {
-            if first == 0 {
+        for index in 0..chunks.len() {
+            if group == 0 {
                 prefetch_block(ahead, index, N * LANES);
             }
+            let chunk = &chunks[index].as_chunks::<GROUP>().0[group];
+            let mut few = [&[0.0; GROUP]; T];
+            for t in 0..T {
+                few[t] = &xs[t][index].as_chunks::<GROUP>().0[group];
+            }
             for lane in 0..GROUP {
-                let w = load(&chunk[first + lane]);
+                let w = load(&chunk[lane]);
                 for t in 0..T {
-                    let x = s.splat(x[t][index * LANES + first + lane]);
-                    sums[t][lane] = s.add(sums[t][lane], s.mul(w, x));
+                    sums[t][lane] = s.add(sums[t][lane], s.mul(w, s.splat(few[t][lane])));
                 }
             }
         }
@@ -130,23 +139,21 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
             }
         }
         for t in 0..T {
-            all[t][first..first + GROUP].copy_from_slice(&sums[t]);
+            all[t].as_chunks_mut::<GROUP>().0[group] = sums[t];
         }
     }
-    for (sums, out) in all.iter_mut().zip(out) {
+    for (sums, out) in all.iter().zip(out) {
         // The tree of `Simd::sum`.
-        for half in [8, 4, 2, 1] {
-            for lane in 0..half {
-                sums[lane] = s.add(sums[lane], sums[lane + half]);
-            }
-        }
+        let eight = each!(8, i => s.add(sums[i], sums[i + 8]));
+        let four = each!(4, i => s.add(eight[i], eight[i + 4]));
+        let sum = s.add(s.add(four[0], four[2]), s.add(four[1], four[3]));
         let mut rows = [0.0; LANES];
-        s.store(sums[0], &mut rows);
+        s.store(sum, &mut rows);
         out.copy_from_slice(&rows[..TILE]);
     }
 }
 
-/// Lanes of which registers hold the sums with one token, and with several.
+/// Lanes of which registers hold the sums with one token, unless they hold all, and with several.
 const LANES_OF_ONE: usize = 8;
 const LANES_OF_MANY: usize = 4;
 
@@ -200,6 +207,7 @@ macro_rules! float_format {
             ) {
                 let bytes = (tile, ahead);
                 match T {
+                    1 if S::IS_WIDE => together::<S, { $bytes * LANES }, T, LANES>(s, bytes, x, out, |w| s.$load(w)),
                     1 => together::<S, { $bytes * LANES }, T, LANES_OF_ONE>(s, bytes, x, out, |w| s.$load(w)),
                     _ => together::<S, { $bytes * LANES }, T, LANES_OF_MANY>(s, bytes, x, out, |w| s.$load(w)),
                 }

@@ -135,6 +135,8 @@ pub trait Simd: Copy {
     const OFFSET: i32;
     /// Whether the registers hold the lanes of a few vectors only, so that not many sums are kept at once.
     const IS_NARROW: bool = false;
+    /// Whether the registers hold [`LANES`] vectors and more.
+    const IS_WIDE: bool = false;
     /// Whether bytes are looked up in a table of 256 by instructions, and not one by one.
     const LOOKS_UP_BYTES: bool = false;
 
