@@ -1,6 +1,6 @@
 """Times whole processes of smidgen and of llama.cpp's own command on the same files, and prints the record (`cargo xtask bench start`).
 
-    python tools/bench_start.py target/release/smidgen LLAMA_COMPLETION FOLDER [--models A-TYPE,B-TYPE] [--busy A-TYPE] [--repetitions 7]
+    python tools/bench_start.py SMIDGEN LLAMA_COMPLETION FOLDER [--models A-TYPE,B-TYPE] [--busy A-TYPE] [--repetitions 7]
 
 FOLDER holds the files that `tools/bench_models.py` makes; LLAMA_COMPLETION is what `tools/build_llama_completion.py` builds from the
 source that llama-cpp-python brings. It runs twice: as it comes, and without the estimate of what fits and the pass that warms it up;
@@ -8,7 +8,7 @@ the record has both. A program gets a prompt of four words and makes tokens gree
 
 Three things are measured. Start: the time from the start of the process to the first byte behind the prompt. Peak: the most memory
 that was resident (VmHWM in proc_pid_status(5)) until the last token was written. Busy: how long 64 tokens take on two threads with
-nothing, one or two endless loops beside, and how many times the idle run that is.
+nothing, one or two endless loops beside, and how many times the idle run that is; of few runs, because llama.cpp's take minutes then.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from record import machine, peer, show
 PROMPT = "Once upon a time"
 # What llama.cpp's command does first unless it is told not to.
 LEAN = ["--no-warmup", "--fit", "off"]
+# Runs on a busy machine, of which one more is not counted.
+BUSY_RUNS = 3
 
 
 def ours(smidgen, path, n_tokens, n_threads):
@@ -80,14 +82,14 @@ def start(smidgen, program, path, repetitions):
     return row
 
 
-def busy(smidgen, program, path, repetitions):
+def busy(smidgen, program, path, _repetitions):
     """Rows for no, one and two loops beside."""
     idle = None
     for n_loops in range(3):
         loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_loops)]
         try:
             ways = [lambda: ours(smidgen, path, 56, 2), lambda: theirs(program, path, 56, 2)]
-            walls = [figures[1] for figures in alternately(repetitions, *ways)]
+            walls = [figures[1] for figures in alternately(BUSY_RUNS, *ways)]
         finally:
             for loop in loops:
                 loop.kill()

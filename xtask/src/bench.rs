@@ -1,5 +1,6 @@
 //! Benchmarks beside other programs, and the records they leave.
 
+use crate::command;
 use crate::step::{Counts, ONE, Report, Stop, cargo, program, run, works};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +11,8 @@ const REQUIREMENTS: &str = "tools/bench_requirements.txt";
 const ENVIRONMENT: &str = "target/bench/peers";
 /// Where llama.cpp's own command is built.
 const COMPLETION: &str = "target/bench/llama.cpp";
+/// The command as this machine links it.
+const RELEASE: &str = "target/release/smidgen";
 /// Where models are made.
 const MODELS: &str = "target/bench/models";
 /// A Python that has the requirements already, to be used instead.
@@ -43,11 +46,12 @@ pub(crate) fn peers(report: &mut Report, only: &[String], arguments: &[String]) 
 const STARTED: [&str; 6] =
     ["stories260K:F32", "stories260K:Q8_0", "s15M:Q8_0", "smol135:Q8_0", "smol135:Q4_0", "gpt2-124:Q4_0"];
 
-/// Times whole processes of smidgen and llama.cpp; `arguments` go to tools/bench_start.py.
+/// Times whole processes of llama.cpp and of smidgen's static build, as a release has it; `arguments` go to tools/bench_start.py.
 pub(crate) fn start(report: &mut Report, arguments: &[String]) {
-    if is_ready(report, &STARTED) && report.step("bench: llama.cpp's command", |_| completion()) {
+    let is_ready = is_ready(report, &STARTED) && report.step("bench: static build", |_| command::build());
+    if is_ready && report.step("bench: llama.cpp's command", |_| completion()) {
         let words = [&[format!("{COMPLETION}/build/bin/llama-completion"), MODELS.to_owned()], arguments].concat();
-        report.step("bench: start", |_| record("tools/bench_start.py", &words, "start"));
+        report.step("bench: start", |_| record_of(&command::place(), "tools/bench_start.py", &words, "start"));
     }
 }
 
@@ -135,13 +139,18 @@ fn completion() -> Result<Counts, Stop> {
 fn make(models: &[&str]) -> Result<Counts, Stop> {
     let data = crate::shared_data().unwrap_or_else(|| PathBuf::from("../shared/data"));
     let data = data.to_string_lossy().into_owned();
-    let words = ["tools/bench_models.py", "target/release/smidgen", &data, MODELS];
+    let words = ["tools/bench_models.py", RELEASE, &data, MODELS];
     run(&mut tool(&[&words, models].concat()))
 }
 
-/// Runs a tool, keeps its record of `what` under today's date, and writes the documents' tables from it.
+/// As [`record_of`], of what this machine links.
 fn record(script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop> {
-    let mut command = tool(&[script, "target/release/smidgen"]);
+    record_of(RELEASE, script, arguments, what)
+}
+
+/// Runs a tool with `smidgen`, keeps its record of `what` under today's date, and writes the documents' tables from it.
+fn record_of(smidgen: &str, script: &str, arguments: &[String], what: &str) -> Result<Counts, Stop> {
+    let mut command = tool(&[script, smidgen]);
     let output = command
         .args(arguments)
         .stderr(Stdio::inherit())

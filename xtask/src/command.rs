@@ -25,8 +25,12 @@ pub(crate) fn as_built(command: &mut Command) -> &mut Command {
 
 /// Where it is.
 pub(crate) fn path() -> String {
-    let folder = if is_static() { format!("target/{TARGET}/release") } else { "target/release".into() };
-    crate::root().join(folder).join("smidgen").to_string_lossy().into_owned()
+    crate::root().join(place()).to_string_lossy().into_owned()
+}
+
+/// Where it is in the project.
+pub(crate) fn place() -> String {
+    if is_static() { format!("target/{TARGET}/release/smidgen") } else { "target/release/smidgen".into() }
 }
 
 fn is_static() -> bool {
