@@ -1,7 +1,9 @@
 //! Points and signs of the i-quants: eight small integers at a time, one to each byte of a `u64`, the first lowest.
 
+use super::panel::{Panel, Row};
 use super::superblock::{BLOCKS, HALVES};
-use super::{Parts, Type, grids, iq1_s, iq3_s, iq3_xxs, iq4_nl, mxfp4};
+use super::tile::Lanes;
+use super::{Parts, Type, grids, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, mxfp4};
 use crate::simd::{BLOCK, Simd};
 
 /// One in every byte.
@@ -14,14 +16,6 @@ pub(super) const fn codes_of_two_bits(point: u16) -> u64 {
     let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
     let x = (x | x << 12) & 0x000f_000f_000f_000f;
     (x | x << 6) & 0x0303_0303_0303_0303
-}
-
-/// The four three-bit codes of each of two points.
-#[inline(always)]
-pub(super) fn codes_of_three_bits(first: u16, second: u16) -> u64 {
-    let x = u64::from(first) | u64::from(second) << 32;
-    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
-    (x | x << 4) & 0x0707_0707_0707_0707
 }
 
 /// The coordinates of a point of the two-bit i-quants: 8, 25 and 43 for the codes 0, 1 and 2.
@@ -50,13 +44,18 @@ pub(super) fn even_signs(seven: u32) -> u8 {
     (seven | odd << 7) as u8
 }
 
-/// [`even_signs`] of four groups, seven bits of each lane after the other: a byte for each.
+/// Four groups of seven bits, one after the other in each lane, as bytes.
 #[inline(always)]
-pub(super) fn even_signs_of_four<S: Simd>(s: S, word: S::C) -> S::C {
+pub(super) fn sevens<S: Simd>(s: S, word: S::C) -> S::C {
+    let group = |i: usize| s.and(s.up(word, i), s.all(127 << (8 * i)));
+    s.or(s.or(group(0), group(1)), s.or(group(2), group(3)))
+}
+
+/// [`even_signs`] of each byte.
+#[inline(always)]
+pub(super) fn even_signs_of_four<S: Simd>(s: S, seven: S::C) -> S::C {
     /// The top bit where the number has an odd number of ones.
     static ODD: [i8; 16] = [0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0];
-    let group = |i: usize| s.and(s.up(word, i), s.all(127 << (8 * i)));
-    let seven = s.or(s.or(group(0), group(1)), s.or(group(2), group(3)));
     let folded = s.and(s.xor(seven, s.down(seven, 4)), s.all(0x0f0f_0f0f));
     s.or(seven, s.lookup(folded, &ODD))
 }
@@ -73,16 +72,53 @@ pub(super) const fn planes(grid: &[u16; 256]) -> [[u8; 256]; 2] {
 }
 
 /// The coordinates of the points of a two-bit grid: the first four of each, and the last four.
-pub(super) const fn two_bit_points(grid: &[u16; 256]) -> [[u32; 256]; 2] {
-    let mut points = [[0; 256]; 2];
+pub(super) const fn two_bit_points<const N: usize>(grid: &[u16; N]) -> [[u32; N]; 2] {
+    let mut points = [[0; N]; 2];
     let mut number = 0;
-    while number < 256 {
+    while number < N {
         let coordinates = two_bit_coordinates(grid[number]);
         points[0][number] = coordinates as u32;
         points[1][number] = (coordinates >> 32) as u32;
         number += 1;
     }
     points
+}
+
+/// The coordinates of the points of a three-bit grid, by those of the codes 0 to 7.
+pub(super) const fn three_bit_points<const N: usize>(grid: &[u16; N], coordinates: [u8; 8]) -> [u32; N] {
+    let mut points = [0; N];
+    let mut number = 0;
+    while number < N {
+        let mut i = 0;
+        while i < 4 {
+            let code = grid[number] >> (4 * i) & 7;
+            points[number] |= (coordinates[code as usize] as u32) << (8 * i);
+            i += 1;
+        }
+        number += 1;
+    }
+    points
+}
+
+/// Point `number` of a two-bit grid.
+#[inline(always)]
+pub(super) fn two_bit_point<const N: usize>(points: &[[u32; N]; 2], number: usize) -> u64 {
+    u64::from(points[0][number]) | u64::from(points[1][number]) << 32
+}
+
+/// Fills in the factors of every half from the eight bytes at byte `at`, as [`odd_scales`] reads them.
+#[inline(always)]
+pub(super) fn unpack_odd_scales<S: Simd, const N: usize>(s: S, rows: impl Lanes<N>, at: usize, panel: &mut Panel) {
+    for half in 0..HALVES {
+        let scale = s.and(s.down(rows.word(s, at + half / 8 * 4), half % 8 * 4), s.all(15));
+        put_odd(s, scale, &mut panel.factors[half / 2][half % 2]);
+    }
+}
+
+/// Writes twice a scale and one.
+#[inline(always)]
+pub(super) fn put_odd<S: Simd>(s: S, scale: S::C, out: &mut Row) {
+    s.rows_store(s.floats(s.or(s.up(scale, 1), s.all(1))), out);
 }
 
 /// The scales of the sixteen halves of blocks, four bits each, the first in the low half of a byte: twice each and one.
@@ -93,17 +129,17 @@ pub(super) fn odd_scales(packed: &[u8; BLOCKS]) -> [i8; HALVES] {
 
 /// What `number` stands for in the codebook of `kind`: see [`Type::point`].
 pub(super) fn point(kind: Type, number: usize) -> Option<[i8; 8]> {
-    let two_bits = |grid: &[u16]| grid.get(number).map(|&point| two_bit_coordinates(point));
-    let three_bits = |grid: &[u16], coordinates: fn(u64) -> u64| {
-        grid.get(number).map(|&point| coordinates(codes_of_three_bits(point, 0)) & 0xffff_ffff)
-    };
+    fn eight<const N: usize>(points: &[[u32; N]; 2], number: usize) -> Option<u64> {
+        (number < N).then(|| two_bit_point(points, number))
+    }
+    let four = |points: &[u32]| points.get(number).map(|&point| u64::from(point));
     let level = |levels: &[i8; 16]| levels.get(number).map(|&level| u64::from(level as u8));
     let bytes = match kind {
-        Type::IQ2_XXS => two_bits(&grids::IQ2_XXS),
-        Type::IQ2_XS => two_bits(&grids::IQ2_XS),
-        Type::IQ2_S => two_bits(&grids::IQ2_S),
-        Type::IQ3_XXS => three_bits(&grids::IQ3_XXS, iq3_xxs::coordinates),
-        Type::IQ3_S => three_bits(&grids::IQ3_S, iq3_s::coordinates),
+        Type::IQ2_XXS => eight(&iq2_xxs::POINTS, number),
+        Type::IQ2_XS => eight(&iq2_xs::POINTS, number),
+        Type::IQ2_S => eight(&iq2_s::POINTS, number),
+        Type::IQ3_XXS => four(&iq3_xxs::POINTS),
+        Type::IQ3_S => four(&iq3_s::POINTS),
         Type::IQ1_S | Type::IQ1_M => grids::IQ1_S.get(number).map(|&point| iq1_s::shifted_coordinates(point, false)),
         Type::IQ4_NL | Type::IQ4_XS => level(&iq4_nl::LEVELS),
         Type::MXFP4 => level(&mxfp4::DOUBLED),
@@ -143,7 +179,8 @@ mod tests {
     #[test]
     fn codes_come_in_order() {
         assert_eq!(codes_of_two_bits(0b10_01_00_10_01_00_10_01).to_le_bytes(), [1, 2, 0, 1, 2, 0, 1, 2]);
-        assert_eq!(codes_of_three_bits(0x7210, 0x3456).to_le_bytes(), [0, 1, 2, 7, 6, 5, 4, 3]);
+        let doubled = three_bit_points(&[0x7210], [0, 2, 4, 6, 8, 10, 12, 14]);
+        assert_eq!(doubled[0].to_le_bytes(), [0, 2, 4, 14]);
         assert_eq!(two_bit_coordinates(0b00_00_00_00_00_10_01_00).to_le_bytes(), [8, 25, 43, 8, 8, 8, 8, 8]);
     }
 

@@ -7,12 +7,17 @@
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::superblock::{self, HALVES, Superblock};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock};
+use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 82;
+
+/// The first and the last four coordinates of every point.
+pub(super) static POINTS: [[u32; 1024]; 2] = grid::two_bit_points(&grids::IQ2_S);
 
 /// The format.
 pub(crate) struct IQ2_S;
@@ -45,6 +50,8 @@ impl Format for IQ2_S {
 }
 
 impl Superblock<BYTES> for IQ2_S {
+    const BY_WORDS: bool = true;
+    const HEAD: usize = 2;
     const SCALES_PER_BLOCK: usize = 2;
     const FACTOR: f32 = 0.125;
 
@@ -60,8 +67,25 @@ impl Superblock<BYTES> for IQ2_S {
         let high = usize::from(superblock[66 + block]);
         grid::block_of(|i| {
             let number = usize::from(low[i]) | (high >> (2 * i) & 3) << 8;
-            grid::with_signs(grid::two_bit_coordinates(grids::IQ2_S[number]), signs[i])
+            grid::with_signs(grid::two_bit_point(&POINTS, number), signs[i])
         })
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        grid::unpack_odd_scales(s, rows, 74, panel);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let (low, signs) = (rows.word(s, 2 + 4 * block), rows.word(s, 34 + 4 * block));
+            let high = superblock::byte(s, rows.word(s, 66 + block / 4 * 4), block % 4);
+            let upper = |i: usize| s.and(s.up(high, 8 - 2 * i), s.all(3 << 8));
+            let number = |i: usize| s.or(superblock::byte(s, low, i), upper(i));
+            let coordinates = each!(8, i => s.entries(number(i / 2), &POINTS[i % 2]));
+            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+        }
     }
 }
 

@@ -6,12 +6,17 @@
 //! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::superblock::{self, HALVES, SUPERBLOCK, Superblock, half_at};
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, SUPERBLOCK, Superblock, half_at};
+use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
-use crate::simd::BLOCK;
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 74;
+
+/// The first and the last four coordinates of every point.
+pub(super) static POINTS: [[u32; 512]; 2] = grid::two_bit_points(&grids::IQ2_XS);
 
 /// The format.
 pub(crate) struct IQ2_XS;
@@ -44,6 +49,8 @@ impl Format for IQ2_XS {
 }
 
 impl Superblock<BYTES> for IQ2_XS {
+    const BY_WORDS: bool = true;
+    const HEAD: usize = 2;
     const SCALES_PER_BLOCK: usize = 2;
     const FACTOR: f32 = 0.125;
 
@@ -56,9 +63,27 @@ impl Superblock<BYTES> for IQ2_XS {
     fn weights(superblock: &[u8; BYTES], block: usize) -> [u8; BLOCK] {
         grid::block_of(|i| {
             let packed = half_at(superblock, 2 + 8 * block + 2 * i);
-            let point = grid::two_bit_coordinates(grids::IQ2_XS[usize::from(packed & 511)]);
+            let point = grid::two_bit_point(&POINTS, usize::from(packed & 511));
             grid::with_signs(point, grid::even_signs(u32::from(packed >> 9)))
         })
+    }
+
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        grid::unpack_odd_scales(s, rows, 66, panel);
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            // Two points and their signs in each.
+            let (first, second) = (rows.word(s, 2 + 8 * block), rows.word(s, 6 + 8 * block));
+            let pair = |word: S::C| s.or(s.and(s.down(word, 9), s.all(127)), s.and(s.down(word, 17), s.all(127 << 8)));
+            let signs = grid::even_signs_of_four(s, s.or(pair(first), s.up(pair(second), 16)));
+            let number = |i: usize| s.down(if i < 2 { first } else { second }, i % 2 * 16);
+            let coordinates = each!(8, i => s.entries(number(i / 2), &POINTS[i % 2]));
+            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::simd::{BLOCK, Simd, each};
 const BYTES: usize = 66;
 
 /// The first and the last four coordinates of every point.
-static POINTS: [[u32; 256]; 2] = grid::two_bit_points(&grids::IQ2_XXS);
+pub(super) static POINTS: [[u32; 256]; 2] = grid::two_bit_points(&grids::IQ2_XXS);
 
 /// Their codes, for machines that look up bytes.
 static CODES: [[u8; 256]; 2] = grid::planes(&grids::IQ2_XXS);
@@ -85,16 +85,15 @@ impl Superblock<BYTES> for IQ2_XXS {
         let points: &[u8; 4] = bytes_at(superblock, 2 + 8 * block);
         let signs = u32::from_le_bytes(*bytes_at(superblock, 6 + 8 * block));
         grid::block_of(|i| {
-            let [low, high] = POINTS.each_ref().map(|four| u64::from(four[usize::from(points[i])]));
-            grid::with_signs(low | high << 32, grid::even_signs(signs >> (7 * i)))
+            let point = grid::two_bit_point(&POINTS, usize::from(points[i]));
+            grid::with_signs(point, grid::even_signs(signs >> (7 * i)))
         })
     }
 
     #[inline(always)]
     fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         for block in 0..BLOCKS {
-            let scale = s.down(rows.word(s, 6 + 8 * block), 28);
-            s.rows_store(s.floats(s.or(s.up(scale, 1), s.all(1))), &mut panel.factors[block][0]);
+            grid::put_odd(s, s.down(rows.word(s, 6 + 8 * block), 28), &mut panel.factors[block][0]);
         }
     }
 
@@ -102,13 +101,13 @@ impl Superblock<BYTES> for IQ2_XXS {
     fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
         for block in 0..BLOCKS {
             let points = rows.word(s, 2 + 8 * block);
-            let signs = grid::even_signs_of_four(s, rows.word(s, 6 + 8 * block));
+            let signs = grid::even_signs_of_four(s, grid::sevens(s, rows.word(s, 6 + 8 * block)));
             let coordinates = match S::LOOKS_UP_BYTES {
                 true => {
                     let codes = [s.lookup256(points, &CODES[0]), s.lookup256(points, &CODES[1])];
                     each!(8, i => s.lookup64(s.windows::<2>(codes[i % 2], i / 2 * 8), &COORDINATES))
                 }
-                false => each!(8, i => s.entries(points, i / 2, &POINTS[i % 2])),
+                false => each!(8, i => s.entries(s.down(points, i / 2 * 8), &POINTS[i % 2])),
             };
             panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
         }

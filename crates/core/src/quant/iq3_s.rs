@@ -7,13 +7,17 @@
 //! * (2 * scale + 1) * coordinate`.
 
 use super::block::{self, bytes_at};
-use super::grid::{self, ONES};
-use super::superblock::{self, HALVES, Superblock, for_both_halves};
-use super::{Format, Pack, Parts, Type, grids};
-use crate::simd::BLOCK;
+use super::panel::Panel;
+use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::tile::Lanes;
+use super::{Format, Pack, Parts, Type, grid, grids};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 110;
+
+/// The coordinates of every point.
+pub(super) static POINTS: [u32; 512] = grid::three_bit_points(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
 
 /// The format.
 pub(crate) struct IQ3_S;
@@ -46,6 +50,8 @@ impl Format for IQ3_S {
 }
 
 impl Superblock<BYTES> for IQ3_S {
+    const BY_WORDS: bool = true;
+    const HEAD: usize = 2;
     const SCALES_PER_BLOCK: usize = 1;
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
@@ -59,17 +65,32 @@ impl Superblock<BYTES> for IQ3_S {
         let high = usize::from(superblock[66 + block]);
         let signs: &[u8; 4] = bytes_at(superblock, 74 + 4 * block);
         grid::block_of(|i| {
-            let point = |i: usize| grids::IQ3_S[usize::from(low[i]) | (high >> i & 1) << 8];
-            let codes = grid::codes_of_three_bits(point(2 * i), point(2 * i + 1));
-            grid::with_signs(coordinates(codes), signs[i])
+            let point = |i: usize| u64::from(POINTS[usize::from(low[i]) | (high >> i & 1) << 8]);
+            grid::with_signs(point(2 * i) | point(2 * i + 1) << 32, signs[i])
         })
     }
-}
 
-/// The odd numbers 1 to 15 for the codes 0 to 7.
-#[inline(always)]
-pub(super) fn coordinates(codes: u64) -> u64 {
-    2 * codes + ONES
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        let scales = rows.word(s, 106);
+        for block in 0..BLOCKS {
+            let scale = s.and(s.down(scales, 4 * block), s.all(15));
+            grid::put_odd(s, scale, &mut panel.factors[block][0]);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let low = [rows.word(s, 2 + 8 * block), rows.word(s, 6 + 8 * block)];
+            let high = superblock::byte(s, rows.word(s, 66 + block / 4 * 4), block % 4);
+            let signs = rows.word(s, 74 + 4 * block);
+            let ninth = |i: usize| s.and(s.up(high, 8 - i), s.all(1 << 8));
+            let number = |i: usize| s.or(superblock::byte(s, low[i / 4], i % 4), ninth(i));
+            let coordinates = each!(8, i => s.entries(number(i), &POINTS));
+            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+        }
+    }
 }
 
 #[cfg(test)]

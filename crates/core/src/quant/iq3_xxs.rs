@@ -6,13 +6,17 @@
 //! value is `d * (scale + 1/2) / 2 * coordinate`, taken as a quarter of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::grid::{self, ONES};
+use super::panel::Panel;
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
-use super::{Format, Pack, Parts, Type, grids};
-use crate::simd::BLOCK;
+use super::tile::Lanes;
+use super::{Format, Pack, Parts, Type, grid, grids};
+use crate::simd::{BLOCK, Simd, each};
 
 /// Bytes of a superblock.
 const BYTES: usize = 98;
+
+/// The coordinates of every point.
+pub(super) static POINTS: [u32; 256] = grid::three_bit_points(&grids::IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
 
 /// The format.
 pub(crate) struct IQ3_XXS;
@@ -49,6 +53,8 @@ impl Format for IQ3_XXS {
 }
 
 impl Superblock<BYTES> for IQ3_XXS {
+    const BY_WORDS: bool = true;
+    const HEAD: usize = 2;
     const SCALES_PER_BLOCK: usize = 1;
     const FACTOR: f32 = 0.25;
 
@@ -65,18 +71,27 @@ impl Superblock<BYTES> for IQ3_XXS {
         let points: &[u8; 8] = bytes_at(superblock, 2 + 8 * block);
         let signs = u32::from_le_bytes(*bytes_at(superblock, 66 + 4 * block));
         grid::block_of(|i| {
-            let point = |i: usize| grids::IQ3_XXS[usize::from(points[i])];
-            let coordinates = coordinates(grid::codes_of_three_bits(point(2 * i), point(2 * i + 1)));
-            grid::with_signs(coordinates, grid::even_signs(signs >> (7 * i)))
+            let point = |i: usize| u64::from(POINTS[usize::from(points[i])]);
+            grid::with_signs(point(2 * i) | point(2 * i + 1) << 32, grid::even_signs(signs >> (7 * i)))
         })
     }
-}
 
-/// 4, 12, 20, 28, 36, 44, 52 and 62 for the codes 0 to 7: all but the last in steps of 8.
-#[inline(always)]
-pub(super) fn coordinates(codes: u64) -> u64 {
-    let sevens = codes & codes >> 1 & codes >> 2 & ONES;
-    4 * ONES + 8 * codes + 2 * sevens
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            grid::put_odd(s, s.down(rows.word(s, 66 + 4 * block), 28), &mut panel.factors[block][0]);
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+        for block in 0..BLOCKS {
+            let points = [rows.word(s, 2 + 8 * block), rows.word(s, 6 + 8 * block)];
+            let signs = grid::even_signs_of_four(s, grid::sevens(s, rows.word(s, 66 + 4 * block)));
+            let coordinates = each!(8, i => s.entries(s.down(points[i / 4], i % 4 * 8), &POINTS));
+            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -234,12 +234,13 @@ pub trait Simd: Copy {
     /// As [`Simd::dot_signed`], where `w` holds 0 to 127.
     fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
 
-    /// For byte `i` of each lane, the entry of `table`.
+    /// For each lane, the entry of `table` whose number is in as many of its lowest bits as one takes; `N` is a power of two.
     #[inline(always)]
-    fn entries(self, x: Self::C, i: usize, table: &[u32; 256]) -> Self::C {
+    fn entries<const N: usize>(self, x: Self::C, table: &[u32; N]) -> Self::C {
+        const { assert!(N.is_power_of_two()) };
         let mut lanes = [0; TILE];
         self.put(x, &mut lanes);
-        self.lanes(&each_row!(r => table[usize::from((lanes[r] >> (8 * i)) as u8)]))
+        self.lanes(&each_row!(r => table[lanes[r] as usize & (N - 1)]))
     }
     /// For each byte, the entry of `table`; used where [`Simd::LOOKS_UP_BYTES`].
     #[inline(always)]

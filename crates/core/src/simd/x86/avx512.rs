@@ -255,6 +255,15 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
             _mm512_mask_blend_epi8(bit5, first, second)
         }
     }
+    #[inline(always)]
+    fn entries<const N: usize>(self, x: Self::C, table: &[u32; N]) -> Self::C {
+        const { assert!(N.is_power_of_two()) };
+        // SAFETY: a number of so few bits is that of an entry; the token proves the instructions.
+        unsafe {
+            let number = _mm512_and_si512(x, _mm512_set1_epi32((N - 1) as i32));
+            _mm512_i32gather_epi32::<4>(number, table.as_ptr().cast())
+        }
+    }
     /// Bit 7 chooses between two lookups of half the table.
     #[inline(always)]
     fn lookup256(self, x: Self::C, table: &[u8; 256]) -> Self::C {
