@@ -101,7 +101,7 @@ def static_files(rows):
 TABLES = {
     ("boards", "board"): boards, ("boards", "model"): power_macintosh, ("boards", "target"): static_files, ("static-files", "target"): static_files,
     ("ram", "room for, disk"): ram, ("ram-bound", "room for"): ram_bound, ("ram-floor", "model"): ram_floor,
-    ("start", "file"): start, ("start", "busy with"): busy, ("busy", "busy with"): busy, ("memory", "run"): memory,
+    ("start", "file"): start, ("start", "busy with"): busy, ("memory", "run"): memory,
 }
 
 
