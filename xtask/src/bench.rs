@@ -22,6 +22,9 @@ const PYTHON: &str = "SMIDGEN_PEERS_PYTHON";
 const PEERS: [(&str, &str); 4] =
     [("small", "stories260K,s15M"), ("smol", "smol135"), ("gpt2", "gpt2-124"), ("qwen3", "qwen3-0.6B")];
 
+/// The types that `tools/bench_peers.py` looks for unless it is told others.
+const TYPES: &str = "F32,F16,Q8_0,Q4_0,Q4_K,Q2_K,IQ2_XXS,Q2_W";
+
 /// Times smidgen beside llama.cpp on the models that `only` names, or all; `arguments` go to tools/bench_peers.py.
 pub(crate) fn peers(report: &mut Report, only: &[String], arguments: &[String]) {
     if let Some(name) = only.iter().find(|&name| PEERS.iter().all(|(peer, _)| peer != name)) {
@@ -31,8 +34,11 @@ pub(crate) fn peers(report: &mut Report, only: &[String], arguments: &[String]) 
     }
     let wanted: Vec<_> =
         PEERS.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|only| only == name)).collect();
-    let models: Vec<&str> = wanted.iter().flat_map(|(_, models)| models.split(',')).collect();
-    if !is_ready(report, &models) {
+    let asked = arguments.iter().position(|word| word == "--types").and_then(|at| arguments.get(at + 1));
+    let types = asked.map_or(TYPES, String::as_str).split(',');
+    let names = wanted.iter().flat_map(|(_, models)| models.split(','));
+    let models: Vec<String> = names.flat_map(|name| types.clone().map(move |kind| format!("{name}:{kind}"))).collect();
+    if !is_ready(report, &models.iter().map(String::as_str).collect::<Vec<_>>()) {
         return;
     }
     for (name, models) in wanted {
