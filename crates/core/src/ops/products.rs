@@ -161,7 +161,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
     /// The minimums of a block times the sums of its activations, with the sign turned.
     #[inline(always)]
     fn below<S: Simd>(&self, s: S, block: usize, sum: [i32; 2]) -> S::R {
-        let mins = &self.panel.mins[block];
+        let mins = &self.panel.halves.mins[block];
         if MINS == 1 {
             return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(sum[0] + sum[1]) as f32));
         }
@@ -178,7 +178,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             q[t] = &activations[t].q[block];
             [first[t], second[t]] = activations[t].sum[block];
         }
-        let factors = &self.panel.factors[block];
+        let factors = &self.panel.halves.factors[block];
         if FACTORS == 2 {
             let mut sums = self.dot(s, block, 0..COLUMNS / 2, &q, first);
             let others = self.dot(s, block, COLUMNS / 2..COLUMNS, &q, second);

@@ -17,8 +17,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::activation::{Activation, REST};
-use super::block::dot;
-use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
+use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, Weights as _, exact_sum};
 use super::tile::{Apart, Cut, Lanes, Together, block_at};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
@@ -323,12 +322,13 @@ fn whole_block<'b, const BYTES: usize>(
 #[inline(always)]
 fn block_sum<S: Simd>(s: S, shape: Shape, w: [S::C; COLUMNS], activation: &Activation<'_>, at: usize) -> S::R {
     let [first, second] = activation.sum[at];
-    let sum = dot(s, shape, w, &activation.q[at], first + second);
+    let sum = exact_sum(s, shape, &w, &activation.q[at], (0, COLUMNS, first + second));
     if !shape.rest {
         return sum;
     }
     let rest = &activation.rest[at];
-    let rests = dot(s, shape, w, rest, rest.iter().map(|&rest| i32::from(rest)).sum());
+    let total = rest.iter().map(|&rest| i32::from(rest)).sum();
+    let rests = exact_sum(s, shape, &w, rest, (0, COLUMNS, total));
     s.rows_add(sum, s.rows_mul(rests, s.rows_splat(1.0 / REST)))
 }
 

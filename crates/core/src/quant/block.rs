@@ -4,7 +4,7 @@
 
 use super::Parts;
 use super::activation::Activation;
-use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack};
+use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, Weights as _, exact_sum};
 use super::tile::{Apart, Cut, Lanes, Together, nibbles_at};
 use crate::half::f32_to_f16;
 use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
@@ -43,7 +43,7 @@ impl<const N: usize> Rows<N> {
             Some(_) => panel.put_unsigned(s, block, weights),
         }
         if let Some(at) = F::MIN_AT {
-            s.rows_store(s.rows_splat(-1.0), &mut panel.mins[block][0]);
+            s.rows_store(s.rows_splat(-1.0), &mut panel.halves.mins[block][0]);
             s.rows_store(s.halves(blocks.half(s, at)), &mut panel.min_scale[block]);
         }
     }
@@ -63,7 +63,7 @@ impl<const N: usize> Rows<N> {
         let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
         let activation_scale = s.rows_splat(activation.scale[block]);
         let [first, second] = activation.sum[block];
-        let sum = dot(s, shape, weights, &activation.q[block], first + second);
+        let sum = exact_sum(s, shape, &weights, &activation.q[block], (0, COLUMNS, first + second));
         let total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
         let Some(at) = F::MIN_AT else { return total };
         let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(-(first + second) as f32));
@@ -130,21 +130,6 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
         }
         total
     }
-}
-
-/// The exact sums of a block's weights with the activations `q`, which add up to `total`.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(s: S, shape: Shape, weights: [S::C; COLUMNS], q: &[i8; BLOCK], total: i32) -> S::R {
-    let above = if shape.signed { S::OFFSET } else { shape.bias };
-    let mut sums = s.all((-above * total) as u32);
-    for (column, a) in q.as_chunks::<4>().0.iter().enumerate() {
-        let a = [a[0] as u8, a[1] as u8, a[2] as u8, a[3] as u8];
-        sums = match shape.signed {
-            true => s.dot_signed(sums, s.signed(weights[column]), a),
-            false => s.dot_unsigned(sums, weights[column], a),
-        };
-    }
-    s.floats(sums)
 }
 
 /// Thirty-two five-bit numbers of each row: at byte `at` four bytes of fifth bits, first value lowest, then the rest as

@@ -1,6 +1,6 @@
 //! Points and signs of the i-quants: eight small integers at a time, one to each byte of a `u64`, the first lowest.
 
-use super::panel::{Panel, Row};
+use super::panel::{Halves, Row};
 use super::superblock::{BLOCKS, HALVES};
 use super::tile::Lanes;
 use super::{Parts, Type, grids, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, mxfp4};
@@ -108,10 +108,10 @@ pub(super) fn two_bit_point<const N: usize>(points: &[[u32; N]; 2], number: usiz
 
 /// Fills in the factors of every half from the eight bytes at byte `at`, as [`odd_scales`] reads them.
 #[inline(always)]
-pub(super) fn unpack_odd_scales<S: Simd, const N: usize>(s: S, rows: impl Lanes<N>, at: usize, panel: &mut Panel) {
+pub(super) fn unpack_odd_scales<S: Simd, const N: usize>(s: S, rows: impl Lanes<N>, at: usize, halves: &mut Halves) {
     for half in 0..HALVES {
         let scale = s.and(s.down(rows.word(s, at + half / 8 * 4), half % 8 * 4), s.all(15));
-        put_odd(s, scale, &mut panel.factors[half / 2][half % 2]);
+        put_odd(s, scale, &mut halves.factors[half / 2][half % 2]);
     }
 }
 

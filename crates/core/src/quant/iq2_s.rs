@@ -7,7 +7,7 @@
 //! 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock};
 use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
@@ -72,19 +72,19 @@ impl Superblock<BYTES> for IQ2_S {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
-        grid::unpack_odd_scales(s, rows, 74, panel);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
+        grid::unpack_odd_scales(s, rows, 74, halves);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for block in 0..BLOCKS {
             let (low, signs) = (rows.word(s, 2 + 4 * block), rows.word(s, 34 + 4 * block));
             let high = superblock::byte(s, rows.word(s, 66 + block / 4 * 4), block % 4);
             let upper = |i: usize| s.and(s.up(high, 8 - 2 * i), s.all(3 << 8));
             let number = |i: usize| s.or(superblock::byte(s, low, i), upper(i));
             let coordinates = each!(8, i => s.entries(number(i / 2), &POINTS[i % 2]));
-            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+            out.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
         }
     }
 }

@@ -6,7 +6,7 @@
 //! `d * (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, SUPERBLOCK, Superblock, half_at};
 use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
@@ -69,12 +69,12 @@ impl Superblock<BYTES> for IQ2_XS {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
-        grid::unpack_odd_scales(s, rows, 66, panel);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
+        grid::unpack_odd_scales(s, rows, 66, halves);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for block in 0..BLOCKS {
             // Two points and their signs in each.
             let (first, second) = (rows.word(s, 2 + 8 * block), rows.word(s, 6 + 8 * block));
@@ -82,7 +82,7 @@ impl Superblock<BYTES> for IQ2_XS {
             let signs = grid::even_signs_of_four(s, s.or(pair(first), s.up(pair(second), 16)));
             let number = |i: usize| s.down(if i < 2 { first } else { second }, i % 2 * 16);
             let coordinates = each!(8, i => s.entries(number(i / 2), &POINTS[i % 2]));
-            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+            out.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
         }
     }
 }

@@ -6,7 +6,7 @@
 //! (scale + 1/2) / 4 * coordinate`, taken as an eighth of `d` times an odd integer.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
@@ -91,14 +91,14 @@ impl Superblock<BYTES> for IQ2_XXS {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         for block in 0..BLOCKS {
-            grid::put_odd(s, s.down(rows.word(s, 6 + 8 * block), 28), &mut panel.factors[block][0]);
+            grid::put_odd(s, s.down(rows.word(s, 6 + 8 * block), 28), &mut halves.factors[block][0]);
         }
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for block in 0..BLOCKS {
             let points = rows.word(s, 2 + 8 * block);
             let signs = grid::even_signs_of_four(s, grid::sevens(s, rows.word(s, 6 + 8 * block)));
@@ -109,7 +109,7 @@ impl Superblock<BYTES> for IQ2_XXS {
                 }
                 false => each!(8, i => s.entries(s.down(points, i / 2 * 8), &POINTS[i % 2])),
             };
-            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+            out.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
         }
     }
 }

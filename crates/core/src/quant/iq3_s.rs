@@ -7,7 +7,7 @@
 //! * (2 * scale + 1) * coordinate`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::tile::Lanes;
 use super::{Format, Pack, Parts, Type, grid, grids};
@@ -71,16 +71,16 @@ impl Superblock<BYTES> for IQ3_S {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         let scales = rows.word(s, 106);
         for block in 0..BLOCKS {
             let scale = s.and(s.down(scales, 4 * block), s.all(15));
-            grid::put_odd(s, scale, &mut panel.factors[block][0]);
+            grid::put_odd(s, scale, &mut halves.factors[block][0]);
         }
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for block in 0..BLOCKS {
             let low = [rows.word(s, 2 + 8 * block), rows.word(s, 6 + 8 * block)];
             let high = superblock::byte(s, rows.word(s, 66 + block / 4 * 4), block % 4);
@@ -88,7 +88,7 @@ impl Superblock<BYTES> for IQ3_S {
             let ninth = |i: usize| s.and(s.up(high, 8 - i), s.all(1 << 8));
             let number = |i: usize| s.or(superblock::byte(s, low[i / 4], i % 4), ninth(i));
             let coordinates = each!(8, i => s.entries(number(i), &POINTS));
-            panel.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
+            out.put_signed(s, block, each!(8, i => s.with_signs(coordinates[i], signs, 4 * i)));
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use super::block::{self, bytes_at};
 use super::iq4_nl::LEVELS;
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves, half_at};
 use super::tile::{Lanes, nibbles_at};
 use super::{Format, Pack, Parts, Type};
@@ -71,20 +71,20 @@ impl Superblock<BYTES> for IQ4_XS {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         let (high, low) = (rows.word(s, 0), rows.word(s, 4));
         for block in 0..BLOCKS {
             let upper = s.and(s.down(high, 16 + 2 * block), s.all(3));
             let scale = s.or(s.and(s.down(low, 4 * block), s.all(15)), s.up(upper, 4));
-            s.rows_store(s.rows_sub(s.floats(scale), s.rows_splat(32.0)), &mut panel.factors[block][0]);
+            s.rows_store(s.rows_sub(s.floats(scale), s.rows_splat(32.0)), &mut halves.factors[block][0]);
         }
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for block in 0..BLOCKS {
             let codes = nibbles_at(s, rows, 8 + block * BLOCK / 2);
-            panel.put_signed(s, block, each!(8, i => s.lookup(codes[i], &LEVELS)));
+            out.put_signed(s, block, each!(8, i => s.lookup(codes[i], &LEVELS)));
         }
     }
 }

@@ -81,12 +81,10 @@ pub(crate) struct Panel {
     pub(crate) weights: [[[u32; TILE]; COLUMNS]; BLOCKS],
     /// (block, row): what the sums of a block are multiplied with.
     pub(crate) scale: [Row; BLOCKS],
-    /// (block, half, row): what the sums of its halves are multiplied with before.
-    pub(crate) factors: [[Row; 2]; BLOCKS],
     /// (block, row): what minimums are multiplied with.
     pub(crate) min_scale: [Row; BLOCKS],
-    /// (block, half, row): minimums, to be taken away.
-    pub(crate) mins: [[Row; 2]; BLOCKS],
+    /// What the halves of blocks have of their own.
+    pub(crate) halves: Halves,
     /// How many blocks are filled in.
     pub(crate) n_blocks: usize,
 }
@@ -96,25 +94,106 @@ impl Panel {
     pub(crate) const EMPTY: Panel = Panel {
         weights: [[[0; TILE]; COLUMNS]; BLOCKS],
         scale: [[0.0; TILE]; BLOCKS],
-        factors: [[[0.0; TILE]; 2]; BLOCKS],
         min_scale: [[0.0; TILE]; BLOCKS],
-        mins: [[[0.0; TILE]; 2]; BLOCKS],
+        halves: Halves::EMPTY,
         n_blocks: 0,
     };
+}
 
-    /// Fills in the signed weights of a block.
+/// Integers for each half of a block, or for both in the place of the first.
+#[repr(align(64))]
+pub(crate) struct Halves {
+    /// (block, half, row): what the sums of a half are multiplied with first.
+    pub(crate) factors: [[Row; 2]; BLOCKS],
+    /// (block, half, row): minimums, to be taken away.
+    pub(crate) mins: [[Row; 2]; BLOCKS],
+}
+
+impl Halves {
+    /// None yet.
+    pub(crate) const EMPTY: Halves = Halves { factors: [[[0.0; TILE]; 2]; BLOCKS], mins: [[[0.0; TILE]; 2]; BLOCKS] };
+}
+
+/// What takes the weights of a tile, block by block.
+pub(crate) trait Weights<S: Simd> {
+    /// Takes the signed weights of a block.
+    fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
+    /// Takes the weights of a block, all of them 0 to 127.
+    fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
+}
+
+/// They are kept.
+impl<S: Simd> Weights<S> for Panel {
     #[inline(always)]
-    pub(crate) fn put_signed<S: Simd>(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+    fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
         for (weights, out) in weights.into_iter().zip(&mut self.weights[block]) {
             s.put(s.signed(weights), out);
         }
     }
-
-    /// Fills in the weights of a block, all of them 0 to 127.
     #[inline(always)]
-    pub(crate) fn put_unsigned<S: Simd>(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+    fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
         for (weights, out) in weights.into_iter().zip(&mut self.weights[block]) {
             s.put(weights, out);
         }
     }
+}
+
+/// They meet one token's activations and are not kept.
+pub(crate) struct Dots<'a, S: Simd> {
+    /// The integers of the blocks, and the sums of their halves.
+    pub(crate) activations: (&'a [[i8; BLOCK]], &'a [[i32; 2]]),
+    /// Whether each half has a sum of its own.
+    pub(crate) by_halves: bool,
+    /// The exact sums of every block, or of its halves.
+    pub(crate) sums: [[S::R; 2]; BLOCKS],
+}
+
+impl<S: Simd> Dots<'_, S> {
+    #[inline(always)]
+    fn put(&mut self, s: S, block: usize, shape: Shape, weights: [S::C; COLUMNS]) {
+        let (q, [first, second]) = (&self.activations.0[block], self.activations.1[block]);
+        self.sums[block] = if self.by_halves {
+            let (half, whole) = (COLUMNS / 2, COLUMNS);
+            [
+                exact_sum(s, shape, &weights, q, (0, half, first)),
+                exact_sum(s, shape, &weights, q, (half, whole, second)),
+            ]
+        } else {
+            [exact_sum(s, shape, &weights, q, (0, COLUMNS, first + second)), s.rows_splat(0.0)]
+        };
+    }
+}
+
+impl<S: Simd> Weights<S> for Dots<'_, S> {
+    #[inline(always)]
+    fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+        self.put(s, block, Shape::PLAIN, weights);
+    }
+    #[inline(always)]
+    fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+        self.put(s, block, Shape { signed: false, ..Shape::PLAIN }, weights);
+    }
+}
+
+/// The exact sums of the weights of some columns of a block with the activations `q`, of which those of the columns add up to `total`.
+#[allow(clippy::needless_range_loop)] // The same number indexes weights and activations.
+#[inline(always)]
+pub(super) fn exact_sum<S: Simd>(
+    s: S,
+    shape: Shape,
+    weights: &[S::C; COLUMNS],
+    q: &[i8; BLOCK],
+    (from, to, total): (usize, usize, i32),
+) -> S::R {
+    let above = if shape.signed { S::OFFSET } else { shape.bias };
+    let mut sums = s.all((-above * total) as u32);
+    for column in from..to {
+        let [a, b, c, d] = q.as_chunks::<4>().0[column];
+        let a = [a as u8, b as u8, c as u8, d as u8];
+        sums = match shape.signed {
+            true => s.dot_signed(sums, s.signed(weights[column]), a),
+            false => s.dot_unsigned(sums, weights[column], a),
+        };
+    }
+    s.floats(sums)
 }

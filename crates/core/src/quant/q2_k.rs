@@ -5,7 +5,7 @@
 //! (80..82), minimum `dmin` as f16 (82..84). A value is `d * scale * q - dmin * min`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
@@ -70,18 +70,18 @@ impl Superblock<BYTES> for Q2_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         let both = rows.words(s, 0);
-        superblock::put_halves(s, each!(4, i => s.bits(both[i], 0, 15)), 0.0, &mut panel.factors);
-        superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut panel.mins);
+        superblock::put_halves(s, each!(4, i => s.bits(both[i], 0, 15)), 0.0, &mut halves.factors);
+        superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut halves.mins);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for four in 0..BLOCKS / 4 {
             let quants = block_at(s, rows, 16 + four * BLOCK);
             for block in 0..4 {
-                panel.put_unsigned(s, 4 * four + block, each!(8, i => s.bits(quants[i], 2 * block, 3)));
+                out.put_unsigned(s, 4 * four + block, each!(8, i => s.bits(quants[i], 2 * block, 3)));
             }
         }
     }

@@ -6,7 +6,7 @@
 //! - 32) * (q - 4)`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
@@ -66,14 +66,14 @@ impl Superblock<BYTES> for Q3_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         let (low, high) = ([rows.word(s, 96), rows.word(s, 100)], rows.word(s, 104));
         let scales = each!(4, i => s.or(s.bits(low[i % 2], i / 2 * 4, 15), s.up(s.bits(high, 2 * i, 3), 4)));
-        superblock::put_halves(s, scales, 32.0, &mut panel.factors);
+        superblock::put_halves(s, scales, 32.0, &mut halves.factors);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         let thirds = block_at(s, rows, 0);
         let four = s.all(0x0404_0404);
         for block in 0..BLOCKS {
@@ -82,7 +82,7 @@ impl Superblock<BYTES> for Q3_K {
                 let third = s.up(s.bits(thirds[i], block, 1), 2);
                 s.less(s.or(s.bits(low[i], block % 4 * 2, 3), third), four)
             });
-            panel.put_signed(s, block, weights);
+            out.put_signed(s, block, weights);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! - dmin * min`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
@@ -67,16 +67,16 @@ impl Superblock<BYTES> for Q4_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
-        unpack_scales_and_mins(s, rows.words(s, 0), panel);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
+        unpack_scales_and_mins(s, rows.words(s, 0), halves);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for pair in 0..BLOCKS / 2 {
             let quants = block_at(s, rows, 16 + pair * BLOCK);
-            panel.put_unsigned(s, 2 * pair, each!(8, i => s.bits(quants[i], 0, 15)));
-            panel.put_unsigned(s, 2 * pair + 1, each!(8, i => s.bits(quants[i], 4, 15)));
+            out.put_unsigned(s, 2 * pair, each!(8, i => s.bits(quants[i], 0, 15)));
+            out.put_unsigned(s, 2 * pair + 1, each!(8, i => s.bits(quants[i], 4, 15)));
         }
     }
 }
@@ -98,13 +98,13 @@ pub(super) fn scales_and_mins(packed: &[u8; 12]) -> ([u8; BLOCKS], [u8; BLOCKS])
 
 /// Fills in what [`scales_and_mins`] gives of a tile; the packed numbers end the sixteen bytes that a superblock begins with.
 #[inline(always)]
-pub(super) fn unpack_scales_and_mins<S: Simd>(s: S, start: [S::C; 4], panel: &mut Panel) {
+pub(super) fn unpack_scales_and_mins<S: Simd>(s: S, start: [S::C; 4], halves: &mut Halves) {
     let [_, scales, mins, last] = start;
     let (scales, mins) = (eight(s, scales, last), eight(s, mins, s.down(last, 4)));
     for block in 0..BLOCKS {
         let (scale, min) = (scales[block / 4], mins[block / 4]);
-        s.rows_store(s.floats(superblock::byte(s, scale, block % 4)), &mut panel.factors[block][0]);
-        s.rows_store(s.floats(superblock::byte(s, min, block % 4)), &mut panel.mins[block][0]);
+        s.rows_store(s.floats(superblock::byte(s, scale, block % 4)), &mut halves.factors[block][0]);
+        s.rows_store(s.floats(superblock::byte(s, min, block % 4)), &mut halves.mins[block][0]);
     }
 }
 

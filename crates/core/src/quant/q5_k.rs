@@ -6,7 +6,7 @@
 //! the first in its low half, of the second in its high half. A value is `d * scale * q - dmin * min`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::q4_k::{pack_scales_and_mins, scales_and_mins, unpack_scales_and_mins};
 use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
 use super::tile::{Lanes, block_at};
@@ -71,18 +71,18 @@ impl Superblock<BYTES> for Q5_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
-        unpack_scales_and_mins(s, rows.words(s, 0), panel);
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
+        unpack_scales_and_mins(s, rows.words(s, 0), halves);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         let fifths = block_at(s, rows, 16);
         for pair in 0..BLOCKS / 2 {
             let low = block_at(s, rows, 48 + pair * BLOCK);
             for (half, block) in [2 * pair, 2 * pair + 1].into_iter().enumerate() {
                 let weights = each!(8, i => s.or(s.bits(low[i], 4 * half, 15), s.up(s.bits(fifths[i], block, 1), 4)));
-                panel.put_unsigned(s, block, weights);
+                out.put_unsigned(s, block, weights);
             }
         }
     }

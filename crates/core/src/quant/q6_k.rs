@@ -6,7 +6,7 @@
 //! byte for each 16 values, its scale (192..208); scale `d` as f16 (208..210). A value is `d * scale * (q - 32)`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::{Halves, Weights};
 use super::superblock::{self, BLOCKS, HALVES, Superblock};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
@@ -67,15 +67,15 @@ impl Superblock<BYTES> for Q6_K {
     }
 
     #[inline(always)]
-    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         // A signed byte with its upper bit turned is the number plus 128.
         let scales = rows.words(s, 192);
         let turned = each!(4, i => s.xor(scales[i], s.all(0x8080_8080)));
-        superblock::put_halves(s, turned, 128.0, &mut panel.factors);
+        superblock::put_halves(s, turned, 128.0, &mut halves.factors);
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         let bias = s.all(0x2020_2020);
         for four in 0..BLOCKS / 4 {
             let high = block_at(s, rows, 128 + four * BLOCK);
@@ -86,7 +86,7 @@ impl Superblock<BYTES> for Q6_K {
                         let high = s.up(s.bits(high[i], 2 * block, 3), 4);
                         s.less(s.or(s.bits(low[i], block / 2 * 4, 15), high), bias)
                     });
-                    panel.put_signed(s, 4 * four + block, weights);
+                    out.put_signed(s, 4 * four + block, weights);
                 }
             }
         }

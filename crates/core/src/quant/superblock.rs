@@ -5,7 +5,8 @@
 //! `dmin` are half floats that the superblock shares, `scale` and `min` integers for each half of a block, and `weight`
 //! an integer of its own.
 
-use super::panel::{Panel, Row, Shape, Unpack};
+use super::activation::Activation;
+use super::panel::{Dots, Halves, Panel, Row, Shape, Unpack, Weights};
 use super::tile::{Apart, Cut, Lanes, Together};
 use crate::half::f16_to_f32;
 use crate::simd::{BLOCK, Simd, TILE, each_row, prefetch_block};
@@ -61,16 +62,16 @@ pub(super) trait Superblock<const N: usize> {
 
     /// Fills in the integers of a tile: those of [`Superblock::scales`] as factors, and [`Superblock::mins`].
     #[inline(always)]
-    fn unpack_scales<S: Simd>(_: S, rows: impl Lanes<N>, panel: &mut Panel) {
+    fn unpack_scales<S: Simd>(_: S, rows: impl Lanes<N>, halves: &mut Halves) {
         for r in 0..TILE {
             let row = rows.row(r);
             let (scales, mins) = (Self::scales(row.borrow()), Self::mins(row.borrow()));
             for block in 0..Self::N_BLOCKS {
                 for half in 0..Self::SCALES_PER_BLOCK {
-                    panel.factors[block][half][r] = f32::from(scales[2 * block + half]);
+                    halves.factors[block][half][r] = f32::from(scales[2 * block + half]);
                 }
                 for half in 0..if Self::MIN_AT.is_some() { Self::MINS_PER_BLOCK } else { 0 } {
-                    panel.mins[block][half][r] = f32::from(mins[block * Self::MINS_PER_BLOCK + half]);
+                    halves.mins[block][half][r] = f32::from(mins[block * Self::MINS_PER_BLOCK + half]);
                 }
             }
         }
@@ -78,7 +79,7 @@ pub(super) trait Superblock<const N: usize> {
     /// Fills in the weights of a tile, those of [`Superblock::weights`]; the fast way of a format changes only who unpacks
     /// how many at once.
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<N>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<N>, out: &mut impl Weights<S>) {
         for block in 0..Self::N_BLOCKS {
             let mut weights = [[0; BLOCK]; TILE];
             for (r, weights) in weights.iter_mut().enumerate() {
@@ -86,8 +87,8 @@ pub(super) trait Superblock<const N: usize> {
             }
             let weights = s.block(&each_row!(r => &weights[r]));
             match Self::UNSIGNED {
-                true => panel.put_unsigned(s, block, weights),
-                false => panel.put_signed(s, block, weights),
+                true => out.put_unsigned(s, block, weights),
+                false => out.put_signed(s, block, weights),
             }
         }
     }
@@ -172,26 +173,79 @@ impl<const N: usize> Rows<N> {
         Cut { block_bytes: N, head: F::HEAD, unit: 4 }
     }
 
-    /// Fills in a panel.
+    /// What the weights of the rows are multiplied with beside their own integers, and what minimums are.
     #[inline(always)]
-    fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
-        panel.n_blocks = F::N_BLOCKS;
+    fn scales<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>) -> (S::R, Option<S::R>) {
         let bits = match F::BY_WORDS {
             true => superblocks.half(s, F::SCALE_AT),
             false => s.lanes(&each_row!(r => u32::from(F::scale(superblocks.row(r).borrow())))),
         };
         let d = s.rows_mul(s.halves(bits), s.rows_splat(F::FACTOR));
+        (d, F::MIN_AT.map(|at| s.halves(superblocks.half(s, at))))
+    }
+
+    /// Fills in a panel.
+    #[inline(always)]
+    fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
+        panel.n_blocks = F::N_BLOCKS;
+        let (d, dmin) = Self::scales::<S, F>(s, superblocks);
         for scale in &mut panel.scale[..F::N_BLOCKS] {
             s.rows_store(d, scale);
         }
-        if let Some(at) = F::MIN_AT {
-            let dmin = s.halves(superblocks.half(s, at));
+        if let Some(dmin) = dmin {
             for scale in &mut panel.min_scale[..F::N_BLOCKS] {
                 s.rows_store(dmin, scale);
             }
         }
-        F::unpack_scales(s, superblocks, panel);
+        F::unpack_scales(s, superblocks, &mut panel.halves);
         F::unpack_weights(s, superblocks, panel);
+    }
+
+    /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,
+    /// for weights that were never stored.
+    #[inline(always)]
+    fn add_superblock<S: Simd, F: Superblock<N>>(
+        s: S,
+        mut total: S::R,
+        superblocks: impl Lanes<N>,
+        first: usize,
+        activation: &Activation<'_>,
+    ) -> S::R {
+        let range = first..first + F::N_BLOCKS;
+        let (scale, sum) = (&activation.scale[range.clone()], &activation.sum[range.clone()]);
+        let by_halves = F::SCALES_PER_BLOCK == 2;
+        let mut dots =
+            Dots { activations: (&activation.q[range], sum), by_halves, sums: [[s.rows_splat(0.0); 2]; BLOCKS] };
+        F::unpack_weights(s, superblocks, &mut dots);
+        let mut halves = Halves::EMPTY;
+        F::unpack_scales(s, superblocks, &mut halves);
+        let (d, dmin) = Self::scales::<S, F>(s, superblocks);
+        for block in 0..F::N_BLOCKS {
+            let (factors, mins) = (&halves.factors[block], &halves.mins[block]);
+            let [first, second] = dots.sums[block];
+            let product = match F::SCALES_PER_BLOCK {
+                0 => first,
+                1 => s.rows_mul(s.rows_load(&factors[0]), first),
+                _ => s.rows_add(
+                    s.rows_mul(s.rows_load(&factors[0]), first),
+                    s.rows_mul(s.rows_load(&factors[1]), second),
+                ),
+            };
+            let activation_scale = s.rows_splat(scale[block]);
+            total = s.rows_add(total, s.rows_mul(product, s.rows_mul(d, activation_scale)));
+            if let Some(dmin) = dmin {
+                let [first, second] = sum[block];
+                let below = match F::MINS_PER_BLOCK {
+                    1 => s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(first + second) as f32)),
+                    _ => s.rows_add(
+                        s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-first as f32)),
+                        s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-second as f32)),
+                    ),
+                };
+                total = s.rows_add(total, s.rows_mul(below, s.rows_mul(dmin, activation_scale)));
+            }
+        }
+        total
     }
 }
 
@@ -205,6 +259,7 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     const N_BLOCKS: usize = F::N_BLOCKS;
 
     const CUT: Option<Cut> = if F::BY_WORDS { Some(Self::cut::<F>()) } else { None };
+    const HAS_PRODUCT: bool = F::BY_WORDS;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
@@ -217,5 +272,27 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     fn unpack_together<S: Simd>(s: S, tile: &[u8], index: usize, panel: &mut Panel) {
         let superblocks = &tile[index * TILE * N..][..TILE * N];
         Self::fill::<S, F>(s, Together(superblocks, Self::cut::<F>()), panel);
+    }
+
+    #[inline(always)]
+    fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
+        let mut total = s.rows_splat(0.0);
+        for (index, bytes) in tile.chunks_exact(TILE * N).enumerate() {
+            prefetch_block(ahead, index, TILE * N);
+            let superblocks = Together(bytes, Self::cut::<F>());
+            total = Self::add_superblock::<S, F>(s, total, superblocks, index * F::N_BLOCKS, activation);
+        }
+        total
+    }
+
+    #[inline(always)]
+    fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
+        let mut total = s.rows_splat(0.0);
+        for index in 0..rows[0].len() / N {
+            prefetch_block(ahead, index, TILE * N);
+            let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
+            total = Self::add_superblock::<S, F>(s, total, Apart(&superblocks), index * F::N_BLOCKS, activation);
+        }
+        total
     }
 }

@@ -4,7 +4,7 @@
 //! lowest; scale `d` as f16 (64..66). A value is `d * (q - 1)`.
 
 use super::block::{self, bytes_at};
-use super::panel::Panel;
+use super::panel::Weights;
 use super::superblock::{self, BLOCKS, Superblock};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
@@ -48,13 +48,13 @@ impl Superblock<BYTES> for TQ2_0 {
     }
 
     #[inline(always)]
-    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, panel: &mut Panel) {
+    fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         let one = s.all(0x0101_0101);
         for four in 0..BLOCKS / 4 {
             let quants = block_at(s, rows, four * BLOCK);
             for block in 0..4 {
                 let weights = each!(8, i => s.less(s.bits(quants[i], 2 * block, 3), one));
-                panel.put_signed(s, 4 * four + block, weights);
+                out.put_signed(s, 4 * four + block, weights);
             }
         }
     }
