@@ -139,7 +139,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
                 let activation_scale = s.rows_splat(activations[t].scale[block]);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(sums[t], s.rows_mul(scale, activation_scale)));
                 if MINS > 0 {
-                    let below = self.below(s, block, activations[t].sum[block]);
+                    let below = self.panel.halves.below(s, block, MINS, activations[t].sum[block]);
                     let min_scale = s.rows_mul(s.rows_load(&self.panel.min_scale[block]), activation_scale);
                     totals[t] = s.rows_add(totals[t], s.rows_mul(below, min_scale));
                 }
@@ -158,17 +158,6 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         }
     }
 
-    /// The minimums of a block times the sums of its activations, with the sign turned.
-    #[inline(always)]
-    fn below<S: Simd>(&self, s: S, block: usize, sum: [i32; 2]) -> S::R {
-        let mins = &self.panel.halves.mins[block];
-        if MINS == 1 {
-            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(sum[0] + sum[1]) as f32));
-        }
-        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-sum[0] as f32));
-        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-sum[1] as f32)))
-    }
-
     /// The sums of a block, factors included.
     #[inline(always)]
     fn sums<S: Simd, const T: usize>(&self, s: S, block: usize, activations: &[Activation<'_>; T]) -> [S::R; T] {
@@ -178,15 +167,12 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             q[t] = &activations[t].q[block];
             [first[t], second[t]] = activations[t].sum[block];
         }
-        let factors = &self.panel.halves.factors[block];
+        let halves = &self.panel.halves;
         if FACTORS == 2 {
             let mut sums = self.dot(s, block, 0..COLUMNS / 2, &q, first);
             let others = self.dot(s, block, COLUMNS / 2..COLUMNS, &q, second);
             for t in 0..T {
-                sums[t] = s.rows_add(
-                    s.rows_mul(s.rows_load(&factors[0]), sums[t]),
-                    s.rows_mul(s.rows_load(&factors[1]), others[t]),
-                );
+                sums[t] = halves.product(s, block, FACTORS, [sums[t], others[t]]);
             }
             return sums;
         }
@@ -194,10 +180,8 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             first[t] += second[t];
         }
         let mut sums = self.dot(s, block, 0..COLUMNS, &q, first);
-        if FACTORS == 1 {
-            for sum in &mut sums {
-                *sum = s.rows_mul(s.rows_load(&factors[0]), *sum);
-            }
+        for sum in &mut sums {
+            *sum = halves.product(s, block, FACTORS, [*sum; 2]);
         }
         if REST {
             for t in 0..T {

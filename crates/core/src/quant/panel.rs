@@ -112,6 +112,31 @@ pub(crate) struct Halves {
 impl Halves {
     /// None yet.
     pub(crate) const EMPTY: Halves = Halves { factors: [[[0.0; TILE]; 2]; BLOCKS], mins: [[[0.0; TILE]; 2]; BLOCKS] };
+
+    /// The sums of the halves of a block with its factors; where it has not two, the first is that of both.
+    #[inline(always)]
+    pub(crate) fn product<S: Simd>(&self, s: S, block: usize, n_factors: usize, [first, second]: [S::R; 2]) -> S::R {
+        if n_factors == 0 {
+            return first;
+        }
+        let factors = &self.factors[block];
+        let first = s.rows_mul(s.rows_load(&factors[0]), first);
+        if n_factors == 1 {
+            return first;
+        }
+        s.rows_add(first, s.rows_mul(s.rows_load(&factors[1]), second))
+    }
+
+    /// The minimums of a block times the sums of its activations, with the sign turned.
+    #[inline(always)]
+    pub(crate) fn below<S: Simd>(&self, s: S, block: usize, n_mins: usize, sum: [i32; 2]) -> S::R {
+        let mins = &self.mins[block];
+        if n_mins == 1 {
+            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(sum[0] + sum[1]) as f32));
+        }
+        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-sum[0] as f32));
+        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-sum[1] as f32)))
+    }
 }
 
 /// What takes the weights of a tile, block by block.

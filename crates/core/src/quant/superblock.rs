@@ -202,12 +202,12 @@ impl<const N: usize> Rows<N> {
     }
 
     /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,
-    /// for weights that were never stored.
+    /// for weights that were never stored. `halves` is room for its integers.
     #[inline(always)]
     fn add_superblock<S: Simd, F: Superblock<N>>(
         s: S,
         mut total: S::R,
-        superblocks: impl Lanes<N>,
+        (superblocks, halves): (impl Lanes<N>, &mut Halves),
         first: usize,
         activation: &Activation<'_>,
     ) -> S::R {
@@ -217,31 +217,14 @@ impl<const N: usize> Rows<N> {
         let mut dots =
             Dots { activations: (&activation.q[range], sum), by_halves, sums: [[s.rows_splat(0.0); 2]; BLOCKS] };
         F::unpack_weights(s, superblocks, &mut dots);
-        let mut halves = Halves::EMPTY;
-        F::unpack_scales(s, superblocks, &mut halves);
+        F::unpack_scales(s, superblocks, halves);
         let (d, dmin) = Self::scales::<S, F>(s, superblocks);
         for block in 0..F::N_BLOCKS {
-            let (factors, mins) = (&halves.factors[block], &halves.mins[block]);
-            let [first, second] = dots.sums[block];
-            let product = match F::SCALES_PER_BLOCK {
-                0 => first,
-                1 => s.rows_mul(s.rows_load(&factors[0]), first),
-                _ => s.rows_add(
-                    s.rows_mul(s.rows_load(&factors[0]), first),
-                    s.rows_mul(s.rows_load(&factors[1]), second),
-                ),
-            };
+            let product = halves.product(s, block, F::SCALES_PER_BLOCK, dots.sums[block]);
             let activation_scale = s.rows_splat(scale[block]);
             total = s.rows_add(total, s.rows_mul(product, s.rows_mul(d, activation_scale)));
             if let Some(dmin) = dmin {
-                let [first, second] = sum[block];
-                let below = match F::MINS_PER_BLOCK {
-                    1 => s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(first + second) as f32)),
-                    _ => s.rows_add(
-                        s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-first as f32)),
-                        s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-second as f32)),
-                    ),
-                };
+                let below = halves.below(s, block, F::MINS_PER_BLOCK, sum[block]);
                 total = s.rows_add(total, s.rows_mul(below, s.rows_mul(dmin, activation_scale)));
             }
         }
@@ -276,22 +259,28 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
 
     #[inline(always)]
     fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
-        let mut total = s.rows_splat(0.0);
+        let (mut total, mut halves) = (s.rows_splat(0.0), Halves::EMPTY);
         for (index, bytes) in tile.chunks_exact(TILE * N).enumerate() {
             prefetch_block(ahead, index, TILE * N);
             let superblocks = Together(bytes, Self::cut::<F>());
-            total = Self::add_superblock::<S, F>(s, total, superblocks, index * F::N_BLOCKS, activation);
+            total = Self::add_superblock::<S, F>(s, total, (superblocks, &mut halves), index * F::N_BLOCKS, activation);
         }
         total
     }
 
     #[inline(always)]
     fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
-        let mut total = s.rows_splat(0.0);
+        let (mut total, mut halves) = (s.rows_splat(0.0), Halves::EMPTY);
         for index in 0..rows[0].len() / N {
             prefetch_block(ahead, index, TILE * N);
             let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
-            total = Self::add_superblock::<S, F>(s, total, Apart(&superblocks), index * F::N_BLOCKS, activation);
+            total = Self::add_superblock::<S, F>(
+                s,
+                total,
+                (Apart(&superblocks), &mut halves),
+                index * F::N_BLOCKS,
+                activation,
+            );
         }
         total
     }
