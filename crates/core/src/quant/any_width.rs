@@ -17,8 +17,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::activation::{Activation, REST};
-use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, Weights as _, exact_sum};
-use super::tile::{Apart, Cut, Lanes, Together, block_at};
+use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, exact_sum};
+use super::tile::{Apart, Cut, Lanes, Together};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
 use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
@@ -27,8 +27,8 @@ use core::ops::Range;
 /// Weights in a block: two of the activations' blocks.
 pub const WEIGHTS: usize = 2 * BLOCK;
 
-/// Words of four bytes that the longest stream to be cut into windows, that of six bits, takes.
-const MAX_WORDS: usize = 13;
+/// Words of four bytes that the longest codes take, those of eight bits.
+const MAX_WORDS: usize = 2 * COLUMNS;
 
 /// Bits of the stream that choose a level.
 pub const WINDOW: usize = 6;
@@ -101,11 +101,11 @@ impl<const BITS: usize, const BYTES: usize> AnyWidth<BITS, BYTES> {
         TABLES[BITS - 2][usize::from(window)] as u8
     }
 
-    /// The integers of half `half` of a block of each row, as signed bytes; `words` is its stream of bits where that is cut.
+    /// The integers of half `half` of a block of each row, of which `words` are the codes, as [`Simd::signed`] makes them.
     #[inline(always)]
-    fn levels<S: Simd>(s: S, blocks: impl Lanes<BYTES>, words: &[S::C; MAX_WORDS], half: usize) -> [S::C; COLUMNS] {
+    fn levels<S: Simd>(s: S, words: &[S::C; MAX_WORDS], half: usize) -> [S::C; COLUMNS] {
         if BITS == 8 {
-            return block_at(s, blocks, 1 + half * BLOCK);
+            return each!(8, i => s.signed(words[half * COLUMNS + i]));
         }
         each!(8, column => {
             let bit = 8 + (half * BLOCK + 4 * column + 1) * BITS - WINDOW;
@@ -115,39 +115,47 @@ impl<const BITS: usize, const BYTES: usize> AnyWidth<BITS, BYTES> {
                 s.windows::<BITS>(words[word], at)
             } else {
                 let whole = at / 8 * 8;
-                let joined = s.or(s.down(words[word], whole), s.up(words[word + 1], 32 - whole));
-                s.windows::<BITS>(joined, at % 8)
+                s.windows::<BITS>(s.joined(words[word], words[word + 1], whole), at % 8)
             };
-            s.lookup64(windows, &TABLES[BITS - 2])
+            s.signed_lookup64(windows, &TABLES[BITS - 2])
         })
     }
 
     /// How rows are cut that lie together: bytes that are codes stand in words, apart from the scale.
     const CUT: Cut = Cut { block_bytes: BYTES, head: if BITS == 8 { 1 } else { 0 }, unit: 4 };
 
-    /// The scale of a block of each row, and the stream of bits that [`AnyWidth::levels`] wants.
+    /// The scale of a block of each row, and the words of its codes: signed bytes, or the stream of bits, scale included, which ends one
+    /// byte behind a word.
     #[inline(always)]
     fn scale_and_words<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> (S::R, [S::C; MAX_WORDS]) {
+        let (begin, n_fours) = (usize::from(BITS == 8), BYTES / 16);
+        let fours = each!(4, i => if i < n_fours { blocks.words(s, begin + 16 * i) } else { [s.all(0); 4] });
         if BITS == 8 {
-            let scale = s.e5m3(s.lanes(&each_row!(r => u32::from(blocks.byte(r)))));
-            return (scale, [s.all(0); MAX_WORDS]);
+            return (Self::scale(s, &each_row!(r => blocks.byte(r))), each!(16, i => fours[i / 4][i % 4]));
         }
-        let words = Self::words(s, blocks);
+        let last = blocks.last_words(s);
+        // Written out, for in a loop they would not stay in registers.
+        let words = each!(16, i => match i {
+            _ if i < 4 * n_fours => fours[i / 4][i % 4],
+            _ if i < Self::WORDS => last[i + 4 - Self::WORDS],
+            _ => s.all(0),
+        });
         (s.e5m3(words[0]), words)
     }
 
-    /// The stream of bits of a block of each row. It ends one byte behind a word.
+    /// The same of a block of which the rows have only the beginning, together: what is missing meets activations of zero.
     #[inline(always)]
-    fn words<S: Simd>(s: S, blocks: impl Lanes<BYTES>) -> [S::C; MAX_WORDS] {
-        let mut words = [s.all(0); MAX_WORDS];
-        let whole = BYTES / 16;
-        for sixteen in 0..whole {
-            let columns = blocks.words(s, 16 * sixteen);
-            words[4 * sixteen..4 * sixteen + 4].copy_from_slice(&columns);
-        }
-        let last = blocks.last_words(s);
-        words[4 * whole..Self::WORDS].copy_from_slice(&last[4 - (Self::WORDS - 4 * whole)..]);
-        words
+    fn scale_and_words_of_part<S: Simd>(s: S, bytes: &[u8]) -> (S::R, [S::C; MAX_WORDS]) {
+        let lanes = Self::CUT.part::<MAX_WORDS>(bytes);
+        let words = each!(16, i => s.lanes(&lanes[i]));
+        let scale = if BITS == 8 { Self::scale(s, &each_row!(r => bytes[r])) } else { s.e5m3(words[0]) };
+        (scale, words)
+    }
+
+    /// The scales that are `bytes`.
+    #[inline(always)]
+    fn scale<S: Simd>(s: S, bytes: &[u8; TILE]) -> S::R {
+        s.e5m3(s.lanes(&each_row!(r => u32::from(bytes[r]))))
     }
 
     /// A block of which only the beginning is stored.
@@ -208,14 +216,15 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
         for block in 0..n_whole {
             prefetch_block(ahead, index * BLOCKS / 2 + block, TILE * BYTES);
-            fill::<S, BITS, BYTES>(s, Apart(&each_row!(r => &all[r][block])), block, panel);
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &all[r][block])));
+            fill::<S, BITS, BYTES>(s, codes, block, panel);
         }
         if rest > 0 {
-            // What is missing of the last block meets activations of zero.
             let padded = each_row!(r => AnyWidth::<BITS, BYTES>::padded(&rows[r][n_whole * BYTES..]));
-            fill::<S, BITS, BYTES>(s, Apart(&each_row!(r => &padded[r])), n_whole, panel);
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &padded[r])));
+            fill::<S, BITS, BYTES>(s, codes, n_whole, panel);
         }
-        panel.n_blocks = 2 * n_whole + n_halves(BITS, rest);
+        panel.n_blocks = n_halves(BITS, BYTES, rows[0].len());
     }
 
     #[inline(always)]
@@ -223,25 +232,32 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         let cut = AnyWidth::<BITS, BYTES>::CUT;
         let tile = &tile[index * BLOCKS / 2 * TILE * BYTES..];
         let tile = &tile[..tile.len().min(BLOCKS / 2 * TILE * BYTES)];
-        panel.n_blocks = 0;
-        for (block, bytes) in tile.chunks(TILE * BYTES).enumerate() {
-            let mut padded = [[0; BYTES]; TILE];
-            let bytes = whole_block(cut, bytes, &mut padded, &mut panel.n_blocks, BITS);
-            fill::<S, BITS, BYTES>(s, Together(bytes, cut), block, panel);
+        let (n_whole, rest) = (tile.len() / (TILE * BYTES), tile.len() % (TILE * BYTES));
+        for (block, bytes) in tile.chunks_exact(TILE * BYTES).enumerate() {
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Together(bytes, cut));
+            fill::<S, BITS, BYTES>(s, codes, block, panel);
         }
+        if rest > 0 {
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words_of_part(s, &tile[tile.len() - rest..]);
+            fill::<S, BITS, BYTES>(s, codes, n_whole, panel);
+        }
+        panel.n_blocks = n_halves(BITS, BYTES, tile.len() / TILE);
     }
 
     #[inline(always)]
     fn product<S: Simd>(s: S, tile: &[u8], ahead: &[u8], activation: &Activation<'_>) -> S::R {
         let cut = AnyWidth::<BITS, BYTES>::CUT;
         let mut total = s.rows_splat(0.0);
-        let mut n_blocks = 0;
-        for (block, bytes) in tile.chunks(TILE * BYTES).enumerate() {
+        let (n_whole, rest) = (tile.len() / (TILE * BYTES), tile.len() % (TILE * BYTES));
+        for (block, bytes) in tile.chunks_exact(TILE * BYTES).enumerate() {
             prefetch_block(ahead, block, TILE * BYTES);
-            let mut padded = [[0; BYTES]; TILE];
-            let bytes = whole_block(cut, bytes, &mut padded, &mut n_blocks, BITS);
-            let halves = 2 * block..n_blocks;
-            total = add_block::<S, BITS, BYTES>(s, total, Together(bytes, cut), halves, activation);
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Together(bytes, cut));
+            total = add_block::<S, BITS, BYTES>(s, total, codes, 2 * block..2 * block + 2, activation);
+        }
+        if rest > 0 {
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words_of_part(s, &tile[tile.len() - rest..]);
+            let halves = 2 * n_whole..n_halves(BITS, BYTES, tile.len() / TILE);
+            total = add_block::<S, BITS, BYTES>(s, total, codes, halves, activation);
         }
         total
     }
@@ -253,33 +269,33 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         let mut total = s.rows_splat(0.0);
         for block in 0..n_whole {
             prefetch_block(ahead, block, TILE * BYTES);
-            let (blocks, halves) = (each_row!(r => &all[r][block]), 2 * block..2 * block + 2);
-            total = add_block::<S, BITS, BYTES>(s, total, Apart(&blocks), halves, activation);
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &all[r][block])));
+            total = add_block::<S, BITS, BYTES>(s, total, codes, 2 * block..2 * block + 2, activation);
         }
         if rest > 0 {
             let padded = each_row!(r => AnyWidth::<BITS, BYTES>::padded(&rows[r][n_whole * BYTES..]));
-            let (blocks, halves) = (each_row!(r => &padded[r]), 2 * n_whole..2 * n_whole + n_halves(BITS, rest));
-            total = add_block::<S, BITS, BYTES>(s, total, Apart(&blocks), halves, activation);
+            let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &padded[r])));
+            let halves = 2 * n_whole..n_halves(BITS, BYTES, rows[0].len());
+            total = add_block::<S, BITS, BYTES>(s, total, codes, halves, activation);
         }
         total
     }
 }
 
-/// `total` and the products of a block, whose halves meet the activations' blocks `halves`: the definition's steps in its order, for
-/// weights that were never stored.
+/// `total` and the products of a block of these codes, whose halves meet the activations' blocks `halves`: the definition's steps in
+/// its order, for weights that were never stored.
 #[inline(always)]
 fn add_block<S: Simd, const BITS: usize, const BYTES: usize>(
     s: S,
     mut total: S::R,
-    blocks: impl Lanes<BYTES>,
+    (scale, words): (S::R, [S::C; MAX_WORDS]),
     halves: Range<usize>,
     activation: &Activation<'_>,
 ) -> S::R {
-    let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
     for half in 0..2 {
         let at = halves.start + half;
         if at < halves.end {
-            let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
+            let levels = AnyWidth::<BITS, BYTES>::levels(s, &words, half);
             let shape = <Rows as Unpack<AnyWidth<BITS, BYTES>>>::SHAPE;
             let sum = block_sum(s, shape, levels, activation, at);
             let scale = s.rows_mul(scale, s.rows_splat(activation.scale[at]));
@@ -289,36 +305,18 @@ fn add_block<S: Simd, const BITS: usize, const BYTES: usize>(
     total
 }
 
-/// How many of the two halves of a last block of `rest` bytes have weights, and so activations.
+/// How many halves of blocks with weights, and so activations, a row of `row_bytes` has.
 #[inline(always)]
-const fn n_halves(bits: usize, rest: usize) -> usize {
-    match rest {
-        0 => 0,
-        _ if (rest - 1) * 8 / bits <= BLOCK => 1,
-        _ => 2,
+const fn n_halves(bits: usize, block_bytes: usize, row_bytes: usize) -> usize {
+    let whole = 2 * (row_bytes / block_bytes);
+    match row_bytes % block_bytes {
+        0 => whole,
+        rest if (rest - 1) * 8 / bits <= BLOCK => whole + 1,
+        _ => whole + 2,
     }
 }
 
-/// The block of a tile in `bytes`, made a whole one in `padded` where it is none; adds its halves to `n_blocks`.
-#[inline(always)]
-fn whole_block<'b, const BYTES: usize>(
-    cut: Cut,
-    bytes: &'b [u8],
-    padded: &'b mut [[u8; BYTES]; TILE],
-    n_blocks: &mut usize,
-    bits: usize,
-) -> &'b [u8] {
-    if bytes.len() == TILE * BYTES {
-        *n_blocks += 2;
-        return bytes;
-    }
-    *n_blocks += n_halves(bits, bytes.len() / TILE);
-    // What is missing of the last block meets activations of zero.
-    cut.pad(bytes, padded.as_flattened_mut());
-    padded.as_flattened()
-}
-
-/// The sums of the weights of a half block with the activations' block `at`, their rests included where they count.
+/// The sums of the weights of a half block, as [`AnyWidth::levels`] gives them, with the activations' block `at`, their rests included where they count.
 #[inline(always)]
 fn block_sum<S: Simd>(s: S, shape: Shape, w: [S::C; COLUMNS], activation: &Activation<'_>, at: usize) -> S::R {
     let [first, second] = activation.sum[at];
@@ -332,19 +330,18 @@ fn block_sum<S: Simd>(s: S, shape: Shape, w: [S::C; COLUMNS], activation: &Activ
     s.rows_add(sum, s.rows_mul(rests, s.rows_splat(1.0 / REST)))
 }
 
-/// Fills in block `block` of a panel's four.
+/// Fills in block `block` of a panel's four with what these codes mean.
 #[inline(always)]
 fn fill<S: Simd, const BITS: usize, const BYTES: usize>(
     s: S,
-    blocks: impl Lanes<BYTES>,
+    (scale, words): (S::R, [S::C; MAX_WORDS]),
     block: usize,
     panel: &mut Panel,
 ) {
-    let (scale, words) = AnyWidth::<BITS, BYTES>::scale_and_words(s, blocks);
     for half in 0..2 {
-        let levels = AnyWidth::<BITS, BYTES>::levels(s, blocks, &words, half);
+        let levels = AnyWidth::<BITS, BYTES>::levels(s, &words, half);
         s.rows_store(scale, &mut panel.scale[2 * block + half]);
-        panel.put_signed(s, 2 * block + half, levels);
+        panel.put(s, 2 * block + half, levels);
     }
 }
 

@@ -60,7 +60,10 @@ impl<const N: usize> Rows<N> {
         activation: &Activation<'_>,
     ) -> S::R {
         let shape = <Self as Unpack<F>>::SHAPE;
-        let (scale, weights) = (F::scales(s, blocks), F::weights(s, blocks));
+        let (scale, mut weights) = (F::scales(s, blocks), F::weights(s, blocks));
+        if shape.signed {
+            weights = each!(8, i => s.signed(weights[i]));
+        }
         let activation_scale = s.rows_splat(activation.scale[block]);
         let [first, second] = activation.sum[block];
         let sum = exact_sum(s, shape, &weights, &activation.q[block], (0, COLUMNS, first + second));

@@ -6,7 +6,7 @@
 
 use super::activation::Activation;
 use super::tile::Cut;
-use crate::simd::{BLOCK, Simd, TILE};
+use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Blocks that a panel has room for.
 pub(crate) const BLOCKS: usize = 8;
@@ -98,6 +98,14 @@ impl Panel {
         halves: Halves::EMPTY,
         n_blocks: 0,
     };
+
+    /// Keeps the weights of a block, signed ones as [`Simd::signed`] makes them.
+    #[inline(always)]
+    pub(super) fn put<S: Simd>(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+        for (weights, out) in weights.into_iter().zip(&mut self.weights[block]) {
+            s.put(weights, out);
+        }
+    }
 }
 
 /// Integers for each half of a block, or for both in the place of the first.
@@ -151,15 +159,11 @@ pub(crate) trait Weights<S: Simd> {
 impl<S: Simd> Weights<S> for Panel {
     #[inline(always)]
     fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
-        for (weights, out) in weights.into_iter().zip(&mut self.weights[block]) {
-            s.put(s.signed(weights), out);
-        }
+        self.put(s, block, each!(8, i => s.signed(weights[i])));
     }
     #[inline(always)]
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
-        for (weights, out) in weights.into_iter().zip(&mut self.weights[block]) {
-            s.put(weights, out);
-        }
+        self.put(s, block, weights);
     }
 }
 
@@ -192,7 +196,7 @@ impl<S: Simd> Dots<'_, S> {
 impl<S: Simd> Weights<S> for Dots<'_, S> {
     #[inline(always)]
     fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
-        self.put(s, block, Shape::PLAIN, weights);
+        self.put(s, block, Shape::PLAIN, each!(8, i => s.signed(weights[i])));
     }
     #[inline(always)]
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
@@ -200,7 +204,8 @@ impl<S: Simd> Weights<S> for Dots<'_, S> {
     }
 }
 
-/// The exact sums of the weights of some columns of a block with the activations `q`, of which those of the columns add up to `total`.
+/// The exact sums of the weights of some columns of a block, signed ones as [`Simd::signed`] makes them, with the activations `q`, of
+/// which those of the columns add up to `total`.
 #[allow(clippy::needless_range_loop)] // The same number indexes weights and activations.
 #[inline(always)]
 pub(super) fn exact_sum<S: Simd>(
@@ -216,7 +221,7 @@ pub(super) fn exact_sum<S: Simd>(
         let [a, b, c, d] = q.as_chunks::<4>().0[column];
         let a = [a as u8, b as u8, c as u8, d as u8];
         sums = match shape.signed {
-            true => s.dot_signed(sums, s.signed(weights[column]), a),
+            true => s.dot_signed(sums, weights[column], a),
             false => s.dot_unsigned(sums, weights[column], a),
         };
     }

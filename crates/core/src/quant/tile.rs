@@ -35,19 +35,23 @@ impl Cut {
         (begin, if begin + self.unit < end { self.unit } else { end - begin })
     }
 
-    /// Fills `block`, the rows of a whole block that lie together and zero so far, with those of a short one.
+    /// The words behind the head of a block of which the rows have only the beginning, together; what is missing is zero.
     #[inline(always)]
-    pub(crate) fn pad(self, short: &[u8], block: &mut [u8]) {
-        let n_bytes = short.len() / TILE;
-        let n_last = (n_bytes - self.head) % self.unit;
-        let (units, last) = short.split_at(short.len() - TILE * n_last);
-        block[..units.len()].copy_from_slice(units);
-        if n_last > 0 {
-            let words = block[units.len()..].chunks_exact_mut(self.unit);
-            for (word, last) in words.zip(last.chunks_exact(n_last)) {
-                word[..n_last].copy_from_slice(last);
-            }
+    pub(crate) fn part<const WORDS: usize>(self, bytes: &[u8]) -> [[u32; TILE]; WORDS] {
+        let mut words = [[0; TILE]; WORDS];
+        let units = &bytes[TILE * self.head..];
+        let n_whole = units.len() / (TILE * 4);
+        let (whole, last) = units.split_at(TILE * 4 * n_whole);
+        for (word, unit) in words.iter_mut().zip(whole.chunks_exact(TILE * 4)) {
+            *word = lanes_of::<4>(unit);
         }
+        match last.len() / TILE {
+            1 => words[n_whole] = lanes_of::<1>(last),
+            2 => words[n_whole] = lanes_of::<2>(last),
+            3 => words[n_whole] = lanes_of::<3>(last),
+            _ => {}
+        }
+        words
     }
 
     /// Copies what a tile that lies together has of row `row`, from byte `first` on.
@@ -114,6 +118,17 @@ impl Kernel for LayTogether<'_> {
 fn gather<const N: usize>(units: &mut [u8], rows: &[&[u8]; TILE], at: usize) {
     let units = units.as_chunks_mut::<N>().0;
     units.iter_mut().zip(rows).for_each(|(unit, row)| *unit = *bytes_at(row, at));
+}
+
+/// A unit of `N` bytes of every row, as numbers.
+#[inline(always)]
+fn lanes_of<const N: usize>(units: &[u8]) -> [u32; TILE] {
+    let units = units.as_chunks::<N>().0;
+    each_row!(r => {
+        let mut bytes = [0; 4];
+        bytes[..N].copy_from_slice(&units[r]);
+        u32::from_le_bytes(bytes)
+    })
 }
 
 /// A block of each row of a tile, `N` bytes to a row, wherever they lie.

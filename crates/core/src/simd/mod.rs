@@ -242,6 +242,16 @@ pub trait Simd: Copy {
         self.put(x, &mut lanes);
         self.lanes(&each_row!(r => table[lanes[r] as usize & (N - 1)]))
     }
+    /// What [`Simd::signed`] makes of [`Simd::lookup64`].
+    #[inline(always)]
+    fn signed_lookup64(self, x: Self::C, table: &[i8; 64]) -> Self::C {
+        self.signed(self.lookup64(x, table))
+    }
+    /// The 32 bits from bit `at` of each lane on, where `high` has those that follow `low`; `at` is 1 to 31.
+    #[inline(always)]
+    fn joined(self, low: Self::C, high: Self::C, at: usize) -> Self::C {
+        self.or(self.down(low, at), self.up(high, 32 - at))
+    }
     /// For each byte, the entry of `table`; used where [`Simd::LOOKS_UP_BYTES`].
     #[inline(always)]
     fn lookup256(self, x: Self::C, table: &[u8; 256]) -> Self::C {

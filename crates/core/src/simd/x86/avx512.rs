@@ -5,7 +5,7 @@ use crate::half::E5M3_OFFSET;
 use crate::simd::{LANES, Simd, TILE, each, lookup_bytes, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
-/// Proof of AVX-512 with BW, DQ and VL and, where `LATER`, with VNNI and VBMI; made only inside
+/// Proof of AVX-512 with BW, DQ and VL and, where `LATER`, with VNNI, VBMI and VBMI2; made only inside
 /// [`run_avx512`](super::run_avx512) and [`run_vnni`](super::run_vnni).
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<const LATER: bool>(pub(super) ());
@@ -254,6 +254,23 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
                 (_mm512_mask_blend_epi8(bit4, four[0], four[1]), _mm512_mask_blend_epi8(bit4, four[2], four[3]));
             _mm512_mask_blend_epi8(bit5, first, second)
         }
+    }
+    /// The offset is added to the table, once, and not to what is looked up.
+    #[inline(always)]
+    fn signed_lookup64(self, x: Self::C, table: &[i8; 64]) -> Self::C {
+        if !LATER {
+            return self.signed(self.lookup64(x, table));
+        }
+        // SAFETY: 64 bytes may be read; the token proves the instructions.
+        unsafe { _mm512_permutexvar_epi8(x, self.signed(_mm512_loadu_si512(table.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn joined(self, low: Self::C, high: Self::C, at: usize) -> Self::C {
+        if !LATER {
+            return self.or(self.down(low, at), self.up(high, 32 - at));
+        }
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm512_shrdv_epi32(low, high, _mm512_set1_epi32(at as i32)) }
     }
     #[inline(always)]
     fn entries<const N: usize>(self, x: Self::C, table: &[u32; N]) -> Self::C {

@@ -1,4 +1,4 @@
-//! The instruction sets of x86-64: SSE4.1, AVX2 (with F16C) and AVX-512 (with BW, DQ and VL), alone or with VNNI and VBMI.
+//! The instruction sets of x86-64: SSE4.1, AVX2 (with F16C) and AVX-512 (with BW, DQ and VL), alone or with VNNI, VBMI and VBMI2.
 
 mod avx2;
 mod avx512;
@@ -42,14 +42,14 @@ pub(super) fn has_avx512() -> bool {
     f & dq & bw & vl & 1 == 1 && unsafe { saved_state() } & 0b1110_0110 == 0b1110_0110
 }
 
-/// Whether they have VNNI and VBMI too.
+/// Whether they have VNNI, VBMI and VBMI2 too.
 pub(super) fn has_vnni() -> bool {
     if !has_avx512() {
         return false;
     }
     let seven = __cpuid_count(7, 0).ecx;
-    let (vbmi, vnni) = (seven >> 1, seven >> 11);
-    vbmi & vnni & 1 == 1
+    let (vbmi, vbmi2, vnni) = (seven >> 1, seven >> 6, seven >> 11);
+    vbmi & vbmi2 & vnni & 1 == 1
 }
 
 /// Which register files the operating system saves (XCR0).
@@ -77,8 +77,8 @@ pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(avx512::Avx512::<false>(()))
 }
 
-/// Compiles `kernel` for AVX-512 with VNNI and VBMI.
-#[target_feature(enable = "avx,avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")]
+/// Compiles `kernel` for AVX-512 with VNNI, VBMI and VBMI2.
+#[target_feature(enable = "avx,avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2")]
 pub(super) fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(avx512::Avx512::<true>(()))
 }
