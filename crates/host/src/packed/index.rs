@@ -1,6 +1,6 @@
 //! What a packed file says of itself: where the blocks of each packed tensor lie, and how they are coded.
 
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use smidgen_core::bytes::{Cursor, Endian};
@@ -8,6 +8,7 @@ use smidgen_core::packed::{Layout, STATES_BYTES, Table};
 
 use super::{FOOTER_BYTES, LARGEST_RATIO, LONGEST_ROW, MAGIC, SMALLEST_RATIO};
 use crate::error::{Error, Flaw};
+use crate::image::open_file;
 use crate::weights::{SECTOR, Stamp, Storage, read_into, window, window_bytes};
 
 /// The most bytes of a block of a type, and the most planes that it can have; both are far above those of any.
@@ -89,23 +90,24 @@ impl Stored {
     }
 }
 
-/// Whether the file at `path` ends as a packed file does.
+/// Whether the file at `path` ends as a packed file does. Read as files are: a disk is slow to bring past its cache what it holds.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn is_packed(path: &Path) -> Result<bool, Error> {
-    let mut storage = crate::weights::DirectFile::open(path)?;
-    let stamp = storage.stamp().map_err(|error| Error::reading(path, &error))?;
-    Ok(footer(&mut storage, path, &stamp)?.is_some())
+    let (mut file, len) = open_file(path)?;
+    let mut bytes = [0; FOOTER_BYTES];
+    let Some(at) = len.checked_sub(FOOTER_BYTES as u64) else { return Ok(false) };
+    let done = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut bytes));
+    done.map_err(|error| Error::reading(path, &error))?;
+    Ok(footer(&bytes).is_some())
 }
 
-/// Where the index begins, and the bytes of the plain file; `None` when it is not a packed file.
-fn footer(storage: &mut dyn Storage, path: &Path, stamp: &Stamp) -> Result<Option<(u64, u64)>, Error> {
-    let Some(at) = stamp.len.checked_sub(FOOTER_BYTES as u64) else { return Ok(None) };
-    let bytes = read(storage, path, (at, FOOTER_BYTES), stamp)?;
-    let mut cursor = Cursor::new(&bytes, Endian::Little);
+/// Where the index begins, and the bytes of the plain file, from the last bytes of a file; `None` when it is not a packed one.
+fn footer(bytes: &[u8]) -> Option<(u64, u64)> {
+    let mut cursor = Cursor::new(bytes, Endian::Little);
     let found = cursor.u64().zip(cursor.u64());
-    Ok(found.filter(|_| cursor.take(MAGIC.len()) == Some(MAGIC)))
+    found.filter(|_| cursor.take(MAGIC.len()) == Some(MAGIC))
 }
 
 /// The `len` bytes at offset `at`, past the system's cache.
@@ -129,8 +131,9 @@ impl Index {
     /// The first field that is wrong, or a file that cannot be read.
     pub fn read(storage: &mut dyn Storage, path: &Path, most: u64) -> Result<Option<Self>, Error> {
         let stamp = storage.stamp().map_err(|error| Error::reading(path, &error))?;
-        let Some((at, plain_bytes)) = footer(storage, path, &stamp)? else { return Ok(None) };
-        let end = stamp.len - FOOTER_BYTES as u64;
+        let Some(end) = stamp.len.checked_sub(FOOTER_BYTES as u64) else { return Ok(None) };
+        let last = read(storage, path, (end, FOOTER_BYTES), &stamp)?;
+        let Some((at, plain_bytes)) = footer(&last) else { return Ok(None) };
         let Some(len) = end.checked_sub(at).and_then(|len| usize::try_from(len).ok()) else {
             return Err(Error::bad(
                 path,
