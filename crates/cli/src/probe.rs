@@ -13,8 +13,8 @@ use smidgen_core::model::Model;
 use smidgen_core::ops::matmul::{Activations, Crew, Matrix, matmul};
 use smidgen_core::ops::norm::Vector;
 use smidgen_core::packed::{Layout, Plane, Table, unpack};
-use smidgen_core::quant::{TYPES, Type, n_blocks};
-use smidgen_core::simd::{BLOCK, Isa};
+use smidgen_core::quant::{Quantized, Rest, TYPES, Type, n_blocks};
+use smidgen_core::simd::Isa;
 use smidgen_core::workers::Workers;
 use smidgen_host::weights::{DirectFile, Storage, window};
 use std::collections::BTreeMap;
@@ -257,9 +257,8 @@ fn weights_rate(kind: Type, bytes: &[u8], crew: Crew<'_>) -> Option<f64> {
     let rows = bytes.len() / row_bytes;
     let matrix = Matrix::new(&bytes[..rows * row_bytes], kind, rows, COLUMNS)?;
     let n = n_blocks(COLUMNS);
-    let (mut q, mut rest, mut scale, mut sum) =
-        (vec![[0; BLOCK]; n], vec![[0; BLOCK]; n], vec![0.0; n], vec![[0; 2]; n]);
-    let mut activations = Activations { q: &mut q, scale: &mut scale, sum: &mut sum, rest: &mut rest };
+    let (mut blocks, mut rest) = (vec![Quantized::ZERO; n], vec![Rest::ZERO; n]);
+    let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
     let x = vec![0.5; COLUMNS];
     activations.quantize(crew.isa, &x, COLUMNS, &[&matrix]);
     let mut out = vec![0.0; rows];

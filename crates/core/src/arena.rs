@@ -3,7 +3,7 @@
 //! On a board the bytes are a `static`, so the linker proves that they fit.
 #![allow(unsafe_code)]
 
-use crate::simd::BLOCK;
+use crate::quant::{Quantized, Rest};
 
 /// Every slice begins on a multiple of this many bytes: one cache line, one AVX-512 register.
 pub const ALIGN: usize = 64;
@@ -25,9 +25,9 @@ unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 // SAFETY: as above.
-unsafe impl Plain for [i8; BLOCK] {}
+unsafe impl Plain for Rest {}
 // SAFETY: as above.
-unsafe impl Plain for [i32; 2] {}
+unsafe impl Plain for Quantized {}
 
 /// Bytes that [`Arena::take`] uses for `n` values of `T`; `None` on overflow.
 pub fn span_bytes<T: Plain>(n: usize) -> Option<usize> {

@@ -565,12 +565,7 @@ fn carve<'a>(model: &Model<'a>, plan: &Plan, arena: &'a mut [u8]) -> Option<Buff
         hidden: arena.take(counts.hidden)?,
         normed: arena.take(counts.normed)?,
         work: arena.take(counts.work)?,
-        activations: Activations {
-            q: arena.take(counts.blocks)?,
-            scale: arena.take(counts.blocks)?,
-            sum: arena.take(counts.blocks)?,
-            rest: arena.take(counts.rests)?,
-        },
+        activations: Activations { blocks: arena.take(counts.blocks)?, rest: arena.take(counts.rests)? },
         frequencies: arena.take(counts.frequencies)?,
         angles: arena.take(counts.angles)?,
         scores: arena.take(counts.scores)?,

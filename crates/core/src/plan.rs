@@ -7,8 +7,7 @@ use crate::arena::{ALIGN, Plain, span_bytes};
 use crate::kv::{CacheType, PAGE, Place};
 use crate::model::{Hparams, Model, Positions};
 use crate::ops::attention::QUERIES;
-use crate::quant::{IS_FOR_ONE_MODEL, Type, n_blocks};
-use crate::simd::BLOCK;
+use crate::quant::{IS_FOR_ONE_MODEL, Quantized, Rest, Type, n_blocks};
 use core::fmt;
 
 /// What the caller wants from a run.
@@ -114,7 +113,7 @@ pub struct Plan {
     limits: Limits,
     counts: Counts,
     cached_rows: usize,
-    spans: [Span; 14],
+    spans: [Span; 12],
     arena_bytes: usize,
 }
 
@@ -127,12 +126,8 @@ fn span<T: Plain>(name: &'static str, n: usize) -> Result<Span, Error> {
 }
 
 /// What activations take in their 8-bit form: (batch, blocks of the widest input) of `n`.
-fn activation_spans(n: usize) -> Result<[Span; 3], Error> {
-    Ok([
-        span::<[i8; BLOCK]>("activations, 8-bit", n)?,
-        span::<f32>("activation scales", n)?,
-        span::<[i32; 2]>("activation sums", n)?,
-    ])
+fn activation_span(n: usize) -> Result<Span, Error> {
+    span::<Quantized>("activations, 8-bit", n)
 }
 
 /// Blocks of the widest input of a batch.
@@ -146,8 +141,7 @@ fn input_blocks(model: &Model<'_>, batch_tokens: usize) -> Result<usize, Error> 
 /// # Errors
 /// More bytes than this machine can address.
 pub fn activation_bytes(model: &Model<'_>, batch_tokens: usize) -> Result<usize, Error> {
-    let spans = activation_spans(input_blocks(model, batch_tokens)?)?;
-    spans.iter().try_fold(0usize, |sum, span| sum.checked_add(span.bytes)).ok_or(Error::Overflow)
+    Ok(activation_span(input_blocks(model, batch_tokens)?)?.bytes)
 }
 
 impl Plan {
@@ -186,15 +180,12 @@ impl Plan {
         limits.batch_tokens = limits.batch_tokens.min(limits.context_tokens);
         let cached_rows = cached_rows(model.hparams(), &limits, n_rows);
         let counts = counts(model, &limits, cached_rows)?;
-        let [activations, activation_scales, activation_sums] = activation_spans(counts.blocks)?;
         let spans = [
             span::<f32>("hidden", counts.hidden)?,
             span::<f32>("normed", counts.normed)?,
             span::<f32>("query, key, value or gate, up", counts.work)?,
-            activations,
-            activation_scales,
-            activation_sums,
-            span::<[i8; BLOCK]>("activations, 8 bits more", counts.rests)?,
+            activation_span(counts.blocks)?,
+            span::<Rest>("activations, 8 bits more", counts.rests)?,
             span::<u64>("rope frequencies", counts.frequencies)?,
             span::<f32>("rope angles", counts.angles)?,
             span::<f32>("scores", counts.scores)?,

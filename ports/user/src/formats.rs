@@ -6,7 +6,7 @@
 use crate::Hash;
 use smidgen_core::ops::matmul::{Activations, Crew, Matrix, matmul};
 use smidgen_core::ops::norm::Vector;
-use smidgen_core::quant::{TYPES, Type};
+use smidgen_core::quant::{Quantized, Rest, TYPES, Type};
 use smidgen_core::simd::{BLOCK, Isa};
 use smidgen_core::workers::Single;
 
@@ -34,10 +34,8 @@ const GOLDENS: &[(&str, &[u8])] = goldens!(
 pub struct Scratch {
     values: [f32; ROWS * COLUMNS],
     bytes: [u8; ROWS * COLUMNS * 4],
-    blocks: [[i8; BLOCK]; TOKENS * COLUMNS / BLOCK],
-    scales: [f32; TOKENS * COLUMNS / BLOCK],
-    sums: [[i32; 2]; TOKENS * COLUMNS / BLOCK],
-    rests: [[i8; BLOCK]; TOKENS * COLUMNS / BLOCK],
+    blocks: [Quantized; TOKENS * COLUMNS / BLOCK],
+    rests: [Rest; TOKENS * COLUMNS / BLOCK],
     products: [f32; TOKENS * ROWS],
 }
 
@@ -46,10 +44,8 @@ impl Scratch {
     pub const EMPTY: Scratch = Scratch {
         values: [0.0; ROWS * COLUMNS],
         bytes: [0; ROWS * COLUMNS * 4],
-        blocks: [[0; BLOCK]; TOKENS * COLUMNS / BLOCK],
-        scales: [0.0; TOKENS * COLUMNS / BLOCK],
-        sums: [[0; 2]; TOKENS * COLUMNS / BLOCK],
-        rests: [[0; BLOCK]; TOKENS * COLUMNS / BLOCK],
+        blocks: [Quantized::ZERO; TOKENS * COLUMNS / BLOCK],
+        rests: [Rest::ZERO; TOKENS * COLUMNS / BLOCK],
         products: [0.0; TOKENS * ROWS],
     };
 
@@ -87,8 +83,7 @@ impl Scratch {
 
         let matrix = Matrix::new(bytes, kind, ROWS, columns)?;
         let x = values.get(..TOKENS * columns)?;
-        let mut activations =
-            Activations { q: &mut self.blocks, scale: &mut self.scales, sum: &mut self.sums, rest: &mut self.rests };
+        let mut activations = Activations { blocks: &mut self.blocks, rest: &mut self.rests };
         activations.quantize(isa, x, columns, &[&matrix]);
         let crew = Crew { isa, workers: &Single };
         matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut self.products);

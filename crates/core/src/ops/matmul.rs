@@ -7,8 +7,10 @@ use super::norm::Vector;
 use super::products::{IN_BATCHES, TOKENS, Tile, Tokens, multiply};
 use crate::quant::panel::{Panel, Shape, Unpack};
 use crate::quant::tile::{Cut, LayTogether};
-use crate::quant::{FloatRows, Format, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer};
-use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, prefetch_block};
+use crate::quant::{
+    FloatRows, Format, Quantized, Rest, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer,
+};
+use crate::simd::{Isa, Kernel, LANES, Simd, TILE, each_row, prefetch_block};
 use crate::workers::{Columns, Single, Workers, split};
 use core::marker::PhantomData;
 
@@ -179,13 +181,9 @@ impl<'a> Matrix<'a> {
 #[derive(Debug)]
 pub struct Activations<'a> {
     /// The 8-bit values, (tokens, blocks).
-    pub q: &'a mut [[i8; BLOCK]],
-    /// Their scales, (tokens, blocks).
-    pub scale: &'a mut [f32],
-    /// The sums of their halves, (tokens, blocks).
-    pub sum: &'a mut [[i32; 2]],
+    pub blocks: &'a mut [Quantized],
     /// What the 8-bit values leave over, (tokens, blocks); empty for a model without types that read it.
-    pub rest: &'a mut [[i8; BLOCK]],
+    pub rest: &'a mut [Rest],
 }
 
 impl Activations<'_> {
@@ -212,12 +210,12 @@ impl Kernel for Quantize<'_, '_> {
     fn run<S: Simd>(self, _: S) {
         let n = n_blocks(self.columns);
         for (token, x) in self.x.chunks_exact(self.columns).enumerate() {
-            let blocks = token * n..(token + 1) * n;
-            let Activations { q, scale, sum, rest } = &mut *self.activations;
-            let (q, scale) = (&mut q[blocks.clone()], &mut scale[blocks.clone()]);
-            quantize_activation(x, q, scale, &mut sum[blocks.clone()]);
+            let range = token * n..(token + 1) * n;
+            let Activations { blocks, rest } = &mut *self.activations;
+            let blocks = &mut blocks[range.clone()];
+            quantize_activation(x, S::OFFSET, blocks);
             if self.fine {
-                quantize_rest(x, q, scale, &mut rest[blocks]);
+                quantize_rest(x, S::OFFSET, blocks, &mut rest[range]);
             }
         }
     }
@@ -319,13 +317,7 @@ fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
 fn integer_products(isa: Isa, part: &Part<'_>, activations: &Activations<'_>, columns: &mut Columns<'_>) {
     let matrix = &part.matrix;
     let unpacker = Unpacker::new(matrix.kind);
-    let tokens = Tokens {
-        n_blocks: n_blocks(matrix.columns),
-        q: activations.q,
-        scale: activations.scale,
-        sum: activations.sum,
-        rest: activations.rest,
-    };
+    let tokens = Tokens { n_blocks: n_blocks(matrix.columns), blocks: activations.blocks, rest: activations.rest };
     let mut done = 0;
     if let Some(products) = unpacker.products.filter(|_| columns.n_rows() == 1) {
         products(isa, part, &tokens, columns);

@@ -3,12 +3,15 @@
 #![allow(clippy::needless_range_loop)]
 
 use crate::quant::panel::{BLOCKS, COLUMNS, Panel, Shape};
-use crate::quant::{self, Activation};
+use crate::quant::{self, Activation, Quantized, Rest};
 use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE};
 use crate::workers::Columns;
 
 /// Tokens whose activations meet a lane of weights while it is in a register.
 pub(super) const TOKENS: usize = 4;
+
+/// The same where registers hold the sums of so many.
+const MANY: usize = 2 * TOKENS;
 
 /// Whether there is a kernel for [`TOKENS`] tokens at once. A build for the types of one model is one for a machine that has
 /// no room for a batch, nor for code that it does not run.
@@ -49,10 +52,8 @@ pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, toke
 pub(crate) struct Tokens<'a> {
     /// Blocks of a token.
     pub(crate) n_blocks: usize,
-    pub(crate) q: &'a [[i8; BLOCK]],
-    pub(crate) scale: &'a [f32],
-    pub(crate) sum: &'a [[i32; 2]],
-    pub(crate) rest: &'a [[i8; BLOCK]],
+    pub(crate) blocks: &'a [Quantized],
+    pub(crate) rest: &'a [Rest],
 }
 
 impl<'a> Tokens<'a> {
@@ -61,20 +62,15 @@ impl<'a> Tokens<'a> {
     pub(super) fn first(&self) -> Activation<'a> {
         let n = self.n_blocks;
         let rest = self.rest.get(..n).unwrap_or_default();
-        Activation { q: &self.q[..n], scale: &self.scale[..n], sum: &self.sum[..n], rest }
+        Activation { blocks: &self.blocks[..n], rest }
     }
 
     /// Blocks `first` to `first + n` of token `token`.
     #[inline(always)]
     fn blocks<const REST: bool>(&self, token: usize, first: usize, n: usize) -> Activation<'a> {
         let first = token * self.n_blocks + first;
-        let blocks = first..first + n;
-        Activation {
-            q: &self.q[blocks.clone()],
-            scale: &self.scale[blocks.clone()],
-            sum: &self.sum[blocks.clone()],
-            rest: if REST { &self.rest[blocks] } else { &[] },
-        }
+        let range = first..first + n;
+        Activation { blocks: &self.blocks[range.clone()], rest: if REST { &self.rest[range] } else { &[] } }
     }
 }
 
@@ -103,6 +99,10 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
     fn run<S: Simd>(mut self, s: S) {
         let n_tokens = self.out.columns.n_rows();
         let mut token = 0;
+        while IN_BATCHES && S::IS_WIDE && token + MANY <= n_tokens {
+            self.tokens::<S, MANY>(s, token);
+            token += MANY;
+        }
         while IN_BATCHES && token + TOKENS <= n_tokens {
             self.tokens::<S, TOKENS>(s, token);
             token += TOKENS;
@@ -136,10 +136,11 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             let scale = s.rows_load(&self.panel.scale[block]);
             let sums = self.sums::<S, T>(s, block, &activations);
             for t in 0..T {
-                let activation_scale = s.rows_splat(activations[t].scale[block]);
+                let a = &activations[t].blocks[block];
+                let activation_scale = s.rows_splat(a.scale);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(sums[t], s.rows_mul(scale, activation_scale)));
                 if MINS > 0 {
-                    let below = self.panel.halves.below(s, block, MINS, activations[t].sum[block]);
+                    let below = self.panel.halves.below(s, block, MINS, a);
                     let min_scale = s.rows_mul(s.rows_load(&self.panel.min_scale[block]), activation_scale);
                     totals[t] = s.rows_add(totals[t], s.rows_mul(below, min_scale));
                 }
@@ -158,17 +159,28 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         }
     }
 
+    /// What the panel's blocks are. Weights with minimums have no bias, which a kernel then need not ask for.
+    #[inline(always)]
+    fn shape<S: Simd>(&self, s: S) -> Shape {
+        let bias = if MINS > 0 { 0 } else { self.bias };
+        let shape = Shape { signed: SIGNED, bias, n_factors: FACTORS, n_mins: MINS, rest: REST };
+        Shape { signed: shape.is_signed_in_panels(s), ..shape }
+    }
+
     /// The sums of a block, factors included.
     #[inline(always)]
     fn sums<S: Simd, const T: usize>(&self, s: S, block: usize, activations: &[Activation<'_>; T]) -> [S::R; T] {
+        let shape = self.shape(s);
         let mut q = [&[0; BLOCK]; T];
-        let (mut first, mut second) = ([0; T], [0; T]);
         for t in 0..T {
-            q[t] = &activations[t].q[block];
-            [first[t], second[t]] = activations[t].sum[block];
+            q[t] = &activations[t].blocks[block].q;
         }
+        let (mut first, mut second) = ([0; T], [0; T]);
         let halves = &self.panel.halves;
         if FACTORS == 2 {
+            for t in 0..T {
+                [first[t], second[t]] = shape.starts_of_halves(s, &activations[t].blocks[block]);
+            }
             let mut sums = self.dot(s, block, 0..COLUMNS / 2, &q, first);
             let others = self.dot(s, block, COLUMNS / 2..COLUMNS, &q, second);
             for t in 0..T {
@@ -177,7 +189,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             return sums;
         }
         for t in 0..T {
-            first[t] += second[t];
+            first[t] = shape.start(&activations[t].blocks[block]);
         }
         let mut sums = self.dot(s, block, 0..COLUMNS, &q, first);
         for sum in &mut sums {
@@ -185,8 +197,8 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         }
         if REST {
             for t in 0..T {
-                q[t] = &activations[t].rest[block];
-                first[t] = q[t].iter().map(|&rest| i32::from(rest)).sum();
+                let rest = &activations[t].rest[block];
+                (q[t], first[t]) = (&rest.q, rest.start);
             }
             let rests = self.dot(s, block, 0..COLUMNS, &q, first);
             for t in 0..T {
@@ -196,7 +208,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         sums
     }
 
-    /// The exact sums over some columns of a block, whose activations `a` add up to `total`.
+    /// The exact sums over some columns of a block, with the activations `a`, beginning with `start`.
     #[inline(always)]
     fn dot<S: Simd, const T: usize>(
         &self,
@@ -204,19 +216,19 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         block: usize,
         columns: core::ops::Range<usize>,
         a: &[&[i8; BLOCK]; T],
-        total: [i32; T],
+        start: [i32; T],
     ) -> [S::R; T] {
-        let above = if SIGNED { S::OFFSET } else { self.bias };
+        let signed = self.shape(s).signed;
         let mut sums = [s.all(0); T];
         for t in 0..T {
-            sums[t] = s.all((-above * total[t]) as u32);
+            sums[t] = s.all(start[t] as u32);
         }
         for column in columns {
             let weights = s.lanes(&self.panel.weights[block][column]);
             for t in 0..T {
                 let [a, b, c, d] = a[t].as_chunks::<4>().0[column];
                 let a = [a as u8, b as u8, c as u8, d as u8];
-                sums[t] = match SIGNED {
+                sums[t] = match signed {
                     true => s.dot_signed(sums[t], weights, a),
                     false => s.dot_unsigned(sums[t], weights, a),
                 };

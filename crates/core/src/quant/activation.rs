@@ -3,26 +3,57 @@
 use super::q8_0::round_to_i8;
 use crate::simd::{BLOCK, padded};
 
+/// A block of activations as integers, and what products with it need to know of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Quantized {
+    /// The values divided by the scale and rounded, -127 to 127; zero where there are fewer values.
+    pub q: [i8; BLOCK],
+    /// What the integers are to be multiplied with.
+    pub scale: f32,
+    /// The sums of the halves of `q`.
+    pub halves: [i16; 2],
+    /// The sum of `q` with its sign turned, for minimums are taken away.
+    pub below: f32,
+    /// The same times what [`Simd::signed`](crate::simd::Simd::signed) adds to every weight: sums of products begin with it.
+    pub start: i32,
+}
+
+impl Quantized {
+    /// A block of zeros.
+    pub const ZERO: Quantized = Quantized { q: [0; BLOCK], scale: 0.0, halves: [0; 2], below: 0.0, start: 0 };
+}
+
+/// What rounding to [`Quantized::q`] took away from a block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Rest {
+    /// In parts of [`REST`] of the scale.
+    pub q: [i8; BLOCK],
+    /// As [`Quantized::start`].
+    pub start: i32,
+}
+
+impl Rest {
+    /// A block that rounding took nothing from.
+    pub const ZERO: Rest = Rest { q: [0; BLOCK], start: 0 };
+}
+
 /// The activations of one token, as integers.
 #[derive(Clone, Copy)]
 pub struct Activation<'a> {
-    /// The values divided by their block's scale and rounded, -127 to 127, whole blocks padded with zero.
-    pub q: &'a [[i8; BLOCK]],
-    /// The scale of each block.
-    pub scale: &'a [f32],
-    /// The sums of the halves of each block of `q`.
-    pub sum: &'a [[i32; 2]],
-    /// What rounding to `q` took away, in parts of [`REST`] of the scale; empty when no format of 16-bit activations reads
-    /// this activation.
-    pub rest: &'a [[i8; BLOCK]],
+    /// The blocks.
+    pub blocks: &'a [Quantized],
+    /// What rounding took away; empty when no format of 16-bit activations reads this activation.
+    pub rest: &'a [Rest],
 }
 
 impl Activation<'_> {
     /// Of no values.
-    pub const EMPTY: Activation<'static> = Activation { q: &[], scale: &[], sum: &[], rest: &[] };
+    pub const EMPTY: Activation<'static> = Activation { blocks: &[], rest: &[] };
 }
 
-/// How many steps of [`Activation::rest`] are one of [`Activation::q`]: a half of it, rounded, is at most 127.
+/// How many steps of [`Rest::q`] are one of [`Activation::q`]: a half of it, rounded, is at most 127.
 pub const REST: f32 = 254.0;
 
 /// How many blocks hold `columns` values.
@@ -30,13 +61,14 @@ pub fn n_blocks(columns: usize) -> usize {
     columns.div_ceil(BLOCK)
 }
 
-/// Quantizes `x` by blocks: `scale` is the largest magnitude over 127, `q` the nearest integers, ties to even.
+/// Quantizes `x` by blocks: the scale is the largest magnitude over 127, `q` the nearest integers, ties to even. `offset` is what every
+/// signed weight will count more than it is.
 ///
 /// A NaN or an infinity in a block makes its scale NaN or infinite, so that it reaches the logits and is noticed there.
 // Loops with a number, for what iterators call is compiled for another instruction set where it is not inlined.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], scale: &mut [f32], sum: &mut [[i32; 2]]) {
+pub fn quantize(x: &[f32], offset: i32, blocks: &mut [Quantized]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
         let values = &whole(values);
         // The bits of magnitudes order as the magnitudes do, with NaN above all: `f32::max` would lose a NaN.
@@ -46,32 +78,39 @@ pub fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], scale: &mut [f32], sum: &mut [
             largest = if magnitude > largest { magnitude } else { largest };
         }
         let largest = f32::from_bits(largest);
-        scale[block] = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let (q, sum) = (&mut q[block], &mut sum[block]);
-        *sum = [0; 2];
+        let out = &mut blocks[block];
+        out.scale = largest / 127.0;
+        let mut halves = [0; 2];
         for i in 0..BLOCK / 2 {
-            q[i] = round_to_i8(values[i] * inverse);
-            sum[0] += i32::from(q[i]);
+            out.q[i] = round_to_i8(values[i] * inverse);
+            halves[0] += i32::from(out.q[i]);
         }
         for i in BLOCK / 2..BLOCK {
-            q[i] = round_to_i8(values[i] * inverse);
-            sum[1] += i32::from(q[i]);
+            out.q[i] = round_to_i8(values[i] * inverse);
+            halves[1] += i32::from(out.q[i]);
         }
+        let total = halves[0] + halves[1];
+        out.halves = [halves[0] as i16, halves[1] as i16];
+        out.below = -total as f32;
+        out.start = -offset * total;
     }
 }
 
-/// Fills in `rest` for values `x` that are already quantized to `q`.
+/// Fills in `rest` for values `x` that are already quantized to `blocks`; `offset` as for them.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn quantize_rest(x: &[f32], q: &[[i8; BLOCK]], scale: &[f32], rest: &mut [[i8; BLOCK]]) {
+pub fn quantize_rest(x: &[f32], offset: i32, blocks: &[Quantized], rest: &mut [Rest]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
-        let (values, q, rest) = (&whole(values), &q[block], &mut rest[block]);
+        let (values, Quantized { q, scale, .. }, out) = (&whole(values), &blocks[block], &mut rest[block]);
         // A scale that lost bits to underflow has no exact inverse.
-        let inverse = if scale[block].is_normal() { 1.0 / scale[block] } else { 0.0 };
+        let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
+        let mut total = 0;
         for i in 0..BLOCK {
-            rest[i] = if inverse > 0.0 { round_to_i8((values[i] * inverse - f32::from(q[i])) * REST) } else { 0 };
+            out.q[i] = if inverse > 0.0 { round_to_i8((values[i] * inverse - f32::from(q[i])) * REST) } else { 0 };
+            total += i32::from(out.q[i]);
         }
+        out.start = -offset * total;
     }
 }
 
@@ -91,31 +130,35 @@ mod tests {
     #[test]
     fn a_short_last_block_is_padded_with_zero() {
         let x: Vec<f32> = (0..40).map(|i| i as f32 - 20.0).collect();
-        let (mut q, mut scale, mut sum) = ([[1; BLOCK]; 2], [0.0; 2], [[0; 2]; 2]);
-        quantize(&x, &mut q, &mut scale, &mut sum);
-        assert_eq!(q[0][0], -127);
-        assert_eq!(q[1][7], 127);
-        assert_eq!(q[1][8..], [0; 24]);
-        assert_eq!(sum[1], [q[1].iter().map(|&q| i32::from(q)).sum(), 0]);
-        assert_eq!(scale[1], 19.0 / 127.0);
+        let mut blocks = [Quantized { q: [1; BLOCK], ..Quantized::ZERO }; 2];
+        quantize(&x, 128, &mut blocks);
+        assert_eq!(blocks[0].q[0], -127);
+        let Quantized { q, scale, halves, below, start } = blocks[1];
+        assert_eq!(q[7], 127);
+        assert_eq!(q[8..], [0; 24]);
+        let total: i16 = q.iter().map(|&q| i16::from(q)).sum();
+        assert_eq!(halves, [total, 0]);
+        assert_eq!((below, start), (f32::from(-total), -128 * i32::from(total)));
+        assert_eq!(scale, 19.0 / 127.0);
     }
 
     #[test]
     fn what_rounding_took_is_kept() {
         let x: [f32; 40] = core::array::from_fn(|i| (i as f32 * 0.37).sin() * if i < BLOCK { 1.0 } else { 1e-3 });
-        let (mut q, mut scale, mut sum, mut rest) = ([[0; BLOCK]; 2], [0.0; 2], [[0; 2]; 2], [[1; BLOCK]; 2]);
-        quantize(&x, &mut q, &mut scale, &mut sum);
-        quantize_rest(&x, &q, &scale, &mut rest);
+        let (mut blocks, mut rest) = ([Quantized::ZERO; 2], [Rest { q: [1; BLOCK], start: 0 }; 2]);
+        quantize(&x, 128, &mut blocks);
+        quantize_rest(&x, 128, &blocks, &mut rest);
         for (i, x) in x.iter().enumerate() {
-            let (block, at) = (i / BLOCK, i % BLOCK);
-            let value = scale[block] * (f32::from(q[block][at]) + f32::from(rest[block][at]) / REST);
-            assert!((value - x).abs() <= scale[block] * 0.51 / REST, "{i}: {value} for {x}");
+            let Quantized { q, scale, .. } = blocks[i / BLOCK];
+            let value = scale * (f32::from(q[i % BLOCK]) + f32::from(rest[i / BLOCK].q[i % BLOCK]) / REST);
+            assert!((value - x).abs() <= scale * 0.51 / REST, "{i}: {value} for {x}");
         }
-        assert_eq!(rest[1][8..], [0; 24]);
+        assert_eq!(rest[1].q[8..], [0; 24]);
+        assert_eq!(rest[1].start, rest[1].q.iter().map(|&q| -128 * i32::from(q)).sum());
         for x in [0.0, 1e-42, f32::NAN, f32::INFINITY] {
-            quantize(&[x; BLOCK], &mut q, &mut scale, &mut sum);
-            quantize_rest(&[x; BLOCK], &q, &scale, &mut rest);
-            assert_eq!(rest[0], [0; BLOCK]);
+            quantize(&[x; BLOCK], 0, &mut blocks);
+            quantize_rest(&[x; BLOCK], 128, &blocks, &mut rest);
+            assert_eq!(rest[0], Rest::ZERO);
         }
     }
 
@@ -123,18 +166,18 @@ mod tests {
     fn not_a_number_is_not_lost() {
         let mut x = [1.0; BLOCK];
         x[7] = f32::NAN;
-        let (mut q, mut scale, mut sum) = ([[0; BLOCK]; 1], [0.0; 1], [[0; 2]; 1]);
-        quantize(&x, &mut q, &mut scale, &mut sum);
-        assert!(scale[0].is_nan());
+        let mut blocks = [Quantized::ZERO; 1];
+        quantize(&x, 0, &mut blocks);
+        assert!(blocks[0].scale.is_nan());
         x[7] = f32::INFINITY;
-        quantize(&x, &mut q, &mut scale, &mut sum);
-        assert!(!scale[0].is_finite());
+        quantize(&x, 0, &mut blocks);
+        assert!(!blocks[0].scale.is_finite());
     }
 
     #[test]
     fn zeros_stay_zeros() {
-        let (mut q, mut scale, mut sum) = ([[9; BLOCK]; 1], [9.0; 1], [[9; 2]; 1]);
-        quantize(&[0.0; BLOCK], &mut q, &mut scale, &mut sum);
-        assert_eq!((q[0], scale[0], sum[0]), ([0; BLOCK], 0.0, [0; 2]));
+        let mut blocks = [Quantized { q: [9; BLOCK], scale: 9.0, halves: [9; 2], below: 9.0, start: 9 }; 1];
+        quantize(&[0.0; BLOCK], 128, &mut blocks);
+        assert_eq!(blocks[0], Quantized::ZERO);
     }
 }

@@ -298,7 +298,7 @@ fn add_block<S: Simd, const BITS: usize, const BYTES: usize>(
             let levels = AnyWidth::<BITS, BYTES>::levels(s, &words, half);
             let shape = <Rows as Unpack<AnyWidth<BITS, BYTES>>>::SHAPE;
             let sum = block_sum(s, shape, levels, activation, at);
-            let scale = s.rows_mul(scale, s.rows_splat(activation.scale[at]));
+            let scale = s.rows_mul(scale, s.rows_splat(activation.blocks[at].scale));
             total = s.rows_add(total, s.rows_mul(sum, scale));
         }
     }
@@ -316,17 +316,17 @@ const fn n_halves(bits: usize, block_bytes: usize, row_bytes: usize) -> usize {
     }
 }
 
-/// The sums of the weights of a half block, as [`AnyWidth::levels`] gives them, with the activations' block `at`, their rests included where they count.
+/// The sums of the weights of a half block, as [`AnyWidth::levels`] gives them, with the activations' block `at`, their rests included
+/// where they count.
 #[inline(always)]
 fn block_sum<S: Simd>(s: S, shape: Shape, w: [S::C; COLUMNS], activation: &Activation<'_>, at: usize) -> S::R {
-    let [first, second] = activation.sum[at];
-    let sum = exact_sum(s, shape, &w, &activation.q[at], (0, COLUMNS, first + second));
+    let a = &activation.blocks[at];
+    let sum = exact_sum(s, shape, &w, &a.q, (0, COLUMNS, shape.start(a)));
     if !shape.rest {
         return sum;
     }
     let rest = &activation.rest[at];
-    let total = rest.iter().map(|&rest| i32::from(rest)).sum();
-    let rests = exact_sum(s, shape, &w, rest, (0, COLUMNS, total));
+    let rests = exact_sum(s, shape, &w, &rest.q, (0, COLUMNS, rest.start));
     s.rows_add(sum, s.rows_mul(rests, s.rows_splat(1.0 / REST)))
 }
 

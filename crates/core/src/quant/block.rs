@@ -40,6 +40,10 @@ impl<const N: usize> Rows<N> {
         let weights = F::weights(s, blocks);
         match F::BIAS {
             None => panel.put_signed(s, block, weights),
+            Some(bias) if <Self as Unpack<F>>::SHAPE.is_signed_in_panels(s) => {
+                let bias = s.all(u32::from_le_bytes([bias as u8; 4]));
+                panel.put_signed(s, block, each!(8, i => s.less(weights[i], bias)));
+            }
             Some(_) => panel.put_unsigned(s, block, weights),
         }
         if let Some(at) = F::MIN_AT {
@@ -64,12 +68,12 @@ impl<const N: usize> Rows<N> {
         if shape.signed {
             weights = each!(8, i => s.signed(weights[i]));
         }
-        let activation_scale = s.rows_splat(activation.scale[block]);
-        let [first, second] = activation.sum[block];
-        let sum = exact_sum(s, shape, &weights, &activation.q[block], (0, COLUMNS, first + second));
+        let a = &activation.blocks[block];
+        let activation_scale = s.rows_splat(a.scale);
+        let sum = exact_sum(s, shape, &weights, &a.q, (0, COLUMNS, shape.start(a)));
         let total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
         let Some(at) = F::MIN_AT else { return total };
-        let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(-(first + second) as f32));
+        let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(a.below));
         let min_scale = s.rows_mul(s.halves(blocks.half(s, at)), activation_scale);
         s.rows_add(total, s.rows_mul(below, min_scale))
     }

@@ -4,7 +4,7 @@
 //! product needs no sums across lanes, an unpacked tile meets as many tokens as there are, and formats and instruction sets
 //! add up instead of multiplying. A panel is 7 KiB: it stays in the nearest cache.
 
-use super::activation::Activation;
+use super::activation::{Activation, Quantized};
 use super::tile::Cut;
 use crate::simd::{BLOCK, Simd, TILE, each};
 
@@ -34,6 +34,26 @@ pub(crate) struct Shape {
 impl Shape {
     /// Signed weights and one scale.
     pub(crate) const PLAIN: Shape = Shape { signed: true, bias: 0, n_factors: 0, n_mins: 0, rest: false };
+
+    /// Whether a panel has these weights as signed ones: also those with a bias, where signed ones cost no more. What their sums begin
+    /// with then comes with the activations.
+    #[inline(always)]
+    pub(crate) fn is_signed_in_panels<S: Simd>(self, _: S) -> bool {
+        self.signed || (self.n_mins == 0 && S::OFFSET != 0)
+    }
+
+    /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
+    #[inline(always)]
+    pub(crate) fn start(self, a: &Quantized) -> i32 {
+        if self.signed { a.start } else { -self.bias * (i32::from(a.halves[0]) + i32::from(a.halves[1])) }
+    }
+
+    /// The same for each half.
+    #[inline(always)]
+    pub(crate) fn starts_of_halves<S: Simd>(self, _: S, a: &Quantized) -> [i32; 2] {
+        let above = if self.signed { S::OFFSET } else { self.bias };
+        [-above * i32::from(a.halves[0]), -above * i32::from(a.halves[1])]
+    }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.
     pub(crate) const fn has_kernel_of(self, other: Shape) -> bool {
@@ -77,7 +97,7 @@ pub(crate) trait Unpack<F> {
 /// Some blocks of a tile of rows.
 #[repr(align(64))]
 pub(crate) struct Panel {
-    /// (block, four columns, row): the weights, signed ones as [`Simd::signed`] makes them.
+    /// (block, four columns, row): the weights, signed ones ([`Shape::is_signed_in_panels`]) as [`Simd::signed`] makes them.
     pub(crate) weights: [[[u32; TILE]; COLUMNS]; BLOCKS],
     /// (block, row): what the sums of a block are multiplied with.
     pub(crate) scale: [Row; BLOCKS],
@@ -135,15 +155,16 @@ impl Halves {
         s.rows_add(first, s.rows_mul(s.rows_load(&factors[1]), second))
     }
 
-    /// The minimums of a block times the sums of its activations, with the sign turned.
+    /// The minimums of a block times the sums of its activations `a`, with the sign turned.
     #[inline(always)]
-    pub(crate) fn below<S: Simd>(&self, s: S, block: usize, n_mins: usize, sum: [i32; 2]) -> S::R {
+    pub(crate) fn below<S: Simd>(&self, s: S, block: usize, n_mins: usize, a: &Quantized) -> S::R {
         let mins = &self.mins[block];
         if n_mins == 1 {
-            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-(sum[0] + sum[1]) as f32));
+            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(a.below));
         }
-        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(-sum[0] as f32));
-        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(-sum[1] as f32)))
+        let [first, second] = a.halves.map(|sum| f32::from(-sum));
+        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(first));
+        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(second)))
     }
 }
 
@@ -169,8 +190,8 @@ impl<S: Simd> Weights<S> for Panel {
 
 /// They meet one token's activations and are not kept.
 pub(crate) struct Dots<'a, S: Simd> {
-    /// The integers of the blocks, and the sums of their halves.
-    pub(crate) activations: (&'a [[i8; BLOCK]], &'a [[i32; 2]]),
+    /// The token's blocks.
+    pub(crate) activations: &'a [Quantized],
     /// Whether each half has a sum of its own.
     pub(crate) by_halves: bool,
     /// The exact sums of every block, or of its halves.
@@ -180,15 +201,16 @@ pub(crate) struct Dots<'a, S: Simd> {
 impl<S: Simd> Dots<'_, S> {
     #[inline(always)]
     fn put(&mut self, s: S, block: usize, shape: Shape, weights: [S::C; COLUMNS]) {
-        let (q, [first, second]) = (&self.activations.0[block], self.activations.1[block]);
+        let a = &self.activations[block];
         self.sums[block] = if self.by_halves {
+            let [first, second] = shape.starts_of_halves(s, a);
             let (half, whole) = (COLUMNS / 2, COLUMNS);
             [
-                exact_sum(s, shape, &weights, q, (0, half, first)),
-                exact_sum(s, shape, &weights, q, (half, whole, second)),
+                exact_sum(s, shape, &weights, &a.q, (0, half, first)),
+                exact_sum(s, shape, &weights, &a.q, (half, whole, second)),
             ]
         } else {
-            [exact_sum(s, shape, &weights, q, (0, COLUMNS, first + second)), s.rows_splat(0.0)]
+            [exact_sum(s, shape, &weights, &a.q, (0, COLUMNS, shape.start(a))), s.rows_splat(0.0)]
         };
     }
 }
@@ -204,8 +226,8 @@ impl<S: Simd> Weights<S> for Dots<'_, S> {
     }
 }
 
-/// The exact sums of the weights of some columns of a block, signed ones as [`Simd::signed`] makes them, with the activations `q`, of
-/// which those of the columns add up to `total`.
+/// The exact sums of the weights of some columns of a block, signed ones as [`Simd::signed`] makes them, with the activations `q`,
+/// beginning with `start`.
 #[allow(clippy::needless_range_loop)] // The same number indexes weights and activations.
 #[inline(always)]
 pub(super) fn exact_sum<S: Simd>(
@@ -213,10 +235,9 @@ pub(super) fn exact_sum<S: Simd>(
     shape: Shape,
     weights: &[S::C; COLUMNS],
     q: &[i8; BLOCK],
-    (from, to, total): (usize, usize, i32),
+    (from, to, start): (usize, usize, i32),
 ) -> S::R {
-    let above = if shape.signed { S::OFFSET } else { shape.bias };
-    let mut sums = s.all((-above * total) as u32);
+    let mut sums = s.all(start as u32);
     for column in from..to {
         let [a, b, c, d] = q.as_chunks::<4>().0[column];
         let a = [a as u8, b as u8, c as u8, d as u8];

@@ -211,20 +211,18 @@ impl<const N: usize> Rows<N> {
         first: usize,
         activation: &Activation<'_>,
     ) -> S::R {
-        let range = first..first + F::N_BLOCKS;
-        let (scale, sum) = (&activation.scale[range.clone()], &activation.sum[range.clone()]);
+        let activations = &activation.blocks[first..first + F::N_BLOCKS];
         let by_halves = F::SCALES_PER_BLOCK == 2;
-        let mut dots =
-            Dots { activations: (&activation.q[range], sum), by_halves, sums: [[s.rows_splat(0.0); 2]; BLOCKS] };
+        let mut dots = Dots { activations, by_halves, sums: [[s.rows_splat(0.0); 2]; BLOCKS] };
         F::unpack_weights(s, superblocks, &mut dots);
         F::unpack_scales(s, superblocks, halves);
         let (d, dmin) = Self::scales::<S, F>(s, superblocks);
         for block in 0..F::N_BLOCKS {
             let product = halves.product(s, block, F::SCALES_PER_BLOCK, dots.sums[block]);
-            let activation_scale = s.rows_splat(scale[block]);
+            let activation_scale = s.rows_splat(activations[block].scale);
             total = s.rows_add(total, s.rows_mul(product, s.rows_mul(d, activation_scale)));
             if let Some(dmin) = dmin {
-                let below = halves.below(s, block, F::MINS_PER_BLOCK, sum[block]);
+                let below = halves.below(s, block, F::MINS_PER_BLOCK, &activations[block]);
                 total = s.rows_add(total, s.rows_mul(below, s.rows_mul(dmin, activation_scale)));
             }
         }
