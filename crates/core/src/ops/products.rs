@@ -179,7 +179,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         let halves = &self.panel.halves;
         if FACTORS == 2 {
             for t in 0..T {
-                [first[t], second[t]] = shape.starts_of_halves(s, &activations[t].blocks[block]);
+                [first[t], second[t]] = shape.start_halves(&activations[t].blocks[block]);
             }
             let mut sums = self.dot(s, block, 0..COLUMNS / 2, &q, first);
             let others = self.dot(s, block, COLUMNS / 2..COLUMNS, &q, second);

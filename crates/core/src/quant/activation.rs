@@ -11,17 +11,20 @@ pub struct Quantized {
     pub q: [i8; BLOCK],
     /// What the integers are to be multiplied with.
     pub scale: f32,
-    /// The sums of the halves of `q`.
-    pub halves: [i16; 2],
     /// The sum of `q` with its sign turned, for minimums are taken away.
     pub below: f32,
     /// The same times what [`Simd::signed`](crate::simd::Simd::signed) adds to every weight: sums of products begin with it.
     pub start: i32,
+    /// [`Quantized::below`] of each half.
+    pub below_halves: [f32; 2],
+    /// [`Quantized::start`] of each half.
+    pub start_halves: [i32; 2],
 }
 
 impl Quantized {
     /// A block of zeros.
-    pub const ZERO: Quantized = Quantized { q: [0; BLOCK], scale: 0.0, halves: [0; 2], below: 0.0, start: 0 };
+    pub const ZERO: Quantized =
+        Quantized { q: [0; BLOCK], scale: 0.0, below: 0.0, start: 0, below_halves: [0.0; 2], start_halves: [0; 2] };
 }
 
 /// What rounding to [`Quantized::q`] took away from a block.
@@ -90,10 +93,11 @@ pub fn quantize(x: &[f32], offset: i32, blocks: &mut [Quantized]) {
             out.q[i] = round_to_i8(values[i] * inverse);
             halves[1] += i32::from(out.q[i]);
         }
-        let total = halves[0] + halves[1];
-        out.halves = [halves[0] as i16, halves[1] as i16];
-        out.below = -total as f32;
-        out.start = -offset * total;
+        let [first, second] = halves;
+        out.below = -(first + second) as f32;
+        out.start = -offset * (first + second);
+        out.below_halves = [-first as f32, -second as f32];
+        out.start_halves = [-offset * first, -offset * second];
     }
 }
 
@@ -133,12 +137,13 @@ mod tests {
         let mut blocks = [Quantized { q: [1; BLOCK], ..Quantized::ZERO }; 2];
         quantize(&x, 128, &mut blocks);
         assert_eq!(blocks[0].q[0], -127);
-        let Quantized { q, scale, halves, below, start } = blocks[1];
+        let Quantized { q, scale, below, start, below_halves, start_halves } = blocks[1];
         assert_eq!(q[7], 127);
         assert_eq!(q[8..], [0; 24]);
         let total: i16 = q.iter().map(|&q| i16::from(q)).sum();
-        assert_eq!(halves, [total, 0]);
-        assert_eq!((below, start), (f32::from(-total), -128 * i32::from(total)));
+        let (want_below, want_start) = (f32::from(-total), -128 * i32::from(total));
+        assert_eq!((below, below_halves), (want_below, [want_below, 0.0]));
+        assert_eq!((start, start_halves), (want_start, [want_start, 0]));
         assert_eq!(scale, 19.0 / 127.0);
     }
 
@@ -176,7 +181,14 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros() {
-        let mut blocks = [Quantized { q: [9; BLOCK], scale: 9.0, halves: [9; 2], below: 9.0, start: 9 }; 1];
+        let mut blocks = [Quantized {
+            q: [9; BLOCK],
+            scale: 9.0,
+            below: 9.0,
+            start: 9,
+            below_halves: [9.0; 2],
+            start_halves: [9; 2],
+        }];
         quantize(&[0.0; BLOCK], 128, &mut blocks);
         assert_eq!(blocks[0], Quantized::ZERO);
     }

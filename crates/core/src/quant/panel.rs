@@ -45,14 +45,13 @@ impl Shape {
     /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
     #[inline(always)]
     pub(crate) fn start(self, a: &Quantized) -> i32 {
-        if self.signed { a.start } else { -self.bias * (i32::from(a.halves[0]) + i32::from(a.halves[1])) }
+        if self.signed { a.start } else { self.bias * a.below as i32 }
     }
 
-    /// The same for each half.
+    /// The same for each half; weights with a bias have one scale for both.
     #[inline(always)]
-    pub(crate) fn starts_of_halves<S: Simd>(self, _: S, a: &Quantized) -> [i32; 2] {
-        let above = if self.signed { S::OFFSET } else { self.bias };
-        [-above * i32::from(a.halves[0]), -above * i32::from(a.halves[1])]
+    pub(crate) fn start_halves(self, a: &Quantized) -> [i32; 2] {
+        if self.signed { a.start_halves } else { [0; 2] }
     }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.
@@ -162,7 +161,7 @@ impl Halves {
         if n_mins == 1 {
             return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(a.below));
         }
-        let [first, second] = a.halves.map(|sum| f32::from(-sum));
+        let [first, second] = a.below_halves;
         let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(first));
         s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(second)))
     }
@@ -203,7 +202,7 @@ impl<S: Simd> Dots<'_, S> {
     fn put(&mut self, s: S, block: usize, shape: Shape, weights: [S::C; COLUMNS]) {
         let a = &self.activations[block];
         self.sums[block] = if self.by_halves {
-            let [first, second] = shape.starts_of_halves(s, a);
+            let [first, second] = shape.start_halves(a);
             let (half, whole) = (COLUMNS / 2, COLUMNS);
             [
                 exact_sum(s, shape, &weights, &a.q, (0, half, first)),
