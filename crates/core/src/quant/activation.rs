@@ -56,7 +56,7 @@ impl Activation<'_> {
     pub const EMPTY: Activation<'static> = Activation { blocks: &[], rest: &[] };
 }
 
-/// How many steps of [`Rest::q`] are one of [`Activation::q`]: a half of it, rounded, is at most 127.
+/// How many steps of [`Rest::q`] are one of [`Quantized::q`]: a half of it, rounded, is at most 127.
 pub const REST: f32 = 254.0;
 
 /// How many blocks hold `columns` values.

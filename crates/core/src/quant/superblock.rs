@@ -203,6 +203,7 @@ impl<const N: usize> Rows<N> {
 
     /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,
     /// for weights that were never stored. `halves` is room for its integers.
+    #[allow(clippy::needless_range_loop)] // The same number indexes activations, sums and halves.
     #[inline(always)]
     fn add_superblock<S: Simd, F: Superblock<N>>(
         s: S,
