@@ -207,15 +207,15 @@ impl Kernel for Quantize<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let n = n_blocks(self.columns);
         for (token, x) in self.x.chunks_exact(self.columns).enumerate() {
             let range = token * n..(token + 1) * n;
             let Activations { blocks, rest } = &mut *self.activations;
             let blocks = &mut blocks[range.clone()];
-            quantize_activation(x, S::OFFSET, blocks);
+            quantize_activation(s, x, S::OFFSET, blocks);
             if self.fine {
-                quantize_rest(x, S::OFFSET, blocks, &mut rest[range]);
+                quantize_rest(s, x, S::OFFSET, blocks, &mut rest[range]);
             }
         }
     }
@@ -489,7 +489,9 @@ impl<F: FloatRows> FloatProducts<'_, '_, F> {
         let mut out = [[0.0; TILE]; T];
         match matrix.tile(first) {
             Some(tile) if TILE == LANES => {
-                F::together(s, tile, self.part.ahead(first), &x, &mut out);
+                // The first tokens ask for what comes, for all of them.
+                let ahead = if token == 0 { self.part.ahead(first) } else { &[] };
+                F::together(s, tile, ahead, &x, &mut out);
             }
             _ => F::tile(s, &tile_rows(matrix, first), &x, &mut out),
         }

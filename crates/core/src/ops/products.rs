@@ -44,7 +44,8 @@ pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, toke
             }
         };
     }
-    with!(true 0 0 false true 0 0 true true 1 0 false true 2 0 false false 0 0 false false 0 1 false false 1 1 false false 2 2 false)
+    with!(true 0 0 false true 0 0 true true 1 0 false true 2 0 false false 0 0 false false 0 1 false false 0 2 false false 1 1 false
+        false 2 2 false)
 }
 
 /// The activations of a batch, as [`Activation`] describes them, (tokens, blocks).

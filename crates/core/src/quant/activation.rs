@@ -1,7 +1,6 @@
 //! Activations: what a weight row is multiplied with, in floats and, for integer formats, in 8-bit blocks.
 
-use super::q8_0::round_to_i8;
-use crate::simd::{BLOCK, padded};
+use crate::simd::{BLOCK, LANES, Simd};
 
 /// A block of activations as integers, and what products with it need to know of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,32 +67,18 @@ pub fn n_blocks(columns: usize) -> usize {
 /// signed weight will count more than it is.
 ///
 /// A NaN or an infinity in a block makes its scale NaN or infinite, so that it reaches the logits and is noticed there.
-// Loops with a number, for what iterators call is compiled for another instruction set where it is not inlined.
-#[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn quantize(x: &[f32], offset: i32, blocks: &mut [Quantized]) {
+pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], offset: i32, blocks: &mut [Quantized]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
-        let values = &whole(values);
-        // The bits of magnitudes order as the magnitudes do, with NaN above all: `f32::max` would lose a NaN.
-        let mut largest = 0;
-        for i in 0..BLOCK {
-            let magnitude = values[i].to_bits() & 0x7fff_ffff;
-            largest = if magnitude > largest { magnitude } else { largest };
-        }
-        let largest = f32::from_bits(largest);
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        let values = vectors(s, values);
+        let (first, second) = (s.largest(values[0]), s.largest(values[1]));
+        let largest = f32::from_bits(if first > second { first } else { second });
+        let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
         let out = &mut blocks[block];
+        let q = out.q.as_chunks_mut::<LANES>().0;
+        let first = s.round(s.mul(values[0], inverse), &mut q[0]);
+        let second = s.round(s.mul(values[1], inverse), &mut q[1]);
         out.scale = largest / 127.0;
-        let mut halves = [0; 2];
-        for i in 0..BLOCK / 2 {
-            out.q[i] = round_to_i8(values[i] * inverse);
-            halves[0] += i32::from(out.q[i]);
-        }
-        for i in BLOCK / 2..BLOCK {
-            out.q[i] = round_to_i8(values[i] * inverse);
-            halves[1] += i32::from(out.q[i]);
-        }
-        let [first, second] = halves;
         out.below = -(first + second) as f32;
         out.start = -offset * (first + second);
         out.below_halves = [-first as f32, -second as f32];
@@ -102,17 +87,21 @@ pub fn quantize(x: &[f32], offset: i32, blocks: &mut [Quantized]) {
 }
 
 /// Fills in `rest` for values `x` that are already quantized to `blocks`; `offset` as for them.
-#[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub fn quantize_rest(x: &[f32], offset: i32, blocks: &[Quantized], rest: &mut [Rest]) {
+pub(crate) fn quantize_rest<S: Simd>(s: S, x: &[f32], offset: i32, blocks: &[Quantized], rest: &mut [Rest]) {
     for (block, values) in x.chunks(BLOCK).enumerate() {
-        let (values, Quantized { q, scale, .. }, out) = (&whole(values), &blocks[block], &mut rest[block]);
+        let (values, Quantized { q, scale, .. }, out) = (vectors(s, values), &blocks[block], &mut rest[block]);
         // A scale that lost bits to underflow has no exact inverse.
-        let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
+        if !scale.is_normal() {
+            *out = Rest::ZERO;
+            continue;
+        }
+        let (inverse, steps) = (s.splat(1.0 / scale), s.splat(REST));
         let mut total = 0;
-        for i in 0..BLOCK {
-            out.q[i] = if inverse > 0.0 { round_to_i8((values[i] * inverse - f32::from(q[i])) * REST) } else { 0 };
-            total += i32::from(out.q[i]);
+        for half in 0..BLOCK / LANES {
+            let whole = s.load_i8(&q.as_chunks::<LANES>().0[half]);
+            let rest = s.mul(s.sub(s.mul(values[half], inverse), whole), steps);
+            total += s.round(rest, &mut out.q.as_chunks_mut::<LANES>().0[half]);
         }
         out.start = -offset * total;
     }
@@ -120,22 +109,25 @@ pub fn quantize_rest(x: &[f32], offset: i32, blocks: &[Quantized], rest: &mut [R
 
 /// The values of a block, and zeros where the last one has fewer.
 #[inline(always)]
-fn whole(values: &[f32]) -> [f32; BLOCK] {
-    match values.as_array() {
-        Some(values) => *values,
-        None => padded(values),
+fn vectors<S: Simd>(s: S, values: &[f32]) -> [S::F; BLOCK / LANES] {
+    let n = if values.len() < LANES { values.len() } else { LANES };
+    let (first, second) = values.split_at(n);
+    match (first.as_array(), second.as_array()) {
+        (Some(first), Some(second)) => [s.load(first), s.load(second)],
+        _ => [s.load_part(first), s.load_part(second)],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Scalar;
 
     #[test]
     fn a_short_last_block_is_padded_with_zero() {
         let x: Vec<f32> = (0..40).map(|i| i as f32 - 20.0).collect();
         let mut blocks = [Quantized { q: [1; BLOCK], ..Quantized::ZERO }; 2];
-        quantize(&x, 128, &mut blocks);
+        quantize(Scalar, &x, 128, &mut blocks);
         assert_eq!(blocks[0].q[0], -127);
         let Quantized { q, scale, below, start, below_halves, start_halves } = blocks[1];
         assert_eq!(q[7], 127);
@@ -151,8 +143,8 @@ mod tests {
     fn what_rounding_took_is_kept() {
         let x: [f32; 40] = core::array::from_fn(|i| (i as f32 * 0.37).sin() * if i < BLOCK { 1.0 } else { 1e-3 });
         let (mut blocks, mut rest) = ([Quantized::ZERO; 2], [Rest { q: [1; BLOCK], start: 0 }; 2]);
-        quantize(&x, 128, &mut blocks);
-        quantize_rest(&x, 128, &blocks, &mut rest);
+        quantize(Scalar, &x, 128, &mut blocks);
+        quantize_rest(Scalar, &x, 128, &blocks, &mut rest);
         for (i, x) in x.iter().enumerate() {
             let Quantized { q, scale, .. } = blocks[i / BLOCK];
             let value = scale * (f32::from(q[i % BLOCK]) + f32::from(rest[i / BLOCK].q[i % BLOCK]) / REST);
@@ -161,8 +153,8 @@ mod tests {
         assert_eq!(rest[1].q[8..], [0; 24]);
         assert_eq!(rest[1].start, rest[1].q.iter().map(|&q| -128 * i32::from(q)).sum());
         for x in [0.0, 1e-42, f32::NAN, f32::INFINITY] {
-            quantize(&[x; BLOCK], 0, &mut blocks);
-            quantize_rest(&[x; BLOCK], 128, &blocks, &mut rest);
+            quantize(Scalar, &[x; BLOCK], 0, &mut blocks);
+            quantize_rest(Scalar, &[x; BLOCK], 128, &blocks, &mut rest);
             assert_eq!(rest[0], Rest::ZERO);
         }
     }
@@ -172,10 +164,10 @@ mod tests {
         let mut x = [1.0; BLOCK];
         x[7] = f32::NAN;
         let mut blocks = [Quantized::ZERO; 1];
-        quantize(&x, 0, &mut blocks);
+        quantize(Scalar, &x, 0, &mut blocks);
         assert!(blocks[0].scale.is_nan());
         x[7] = f32::INFINITY;
-        quantize(&x, 0, &mut blocks);
+        quantize(Scalar, &x, 0, &mut blocks);
         assert!(!blocks[0].scale.is_finite());
     }
 
@@ -189,7 +181,7 @@ mod tests {
             below_halves: [9.0; 2],
             start_halves: [9; 2],
         }];
-        quantize(&[0.0; BLOCK], 128, &mut blocks);
+        quantize(Scalar, &[0.0; BLOCK], 128, &mut blocks);
         assert_eq!(blocks[0], Quantized::ZERO);
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, TILE, each, padded, prefetch_block};
+use crate::simd::{LANES, Simd, TILE, padded, prefetch_block};
 
 /// Rows of which registers hold the sums with several tokens.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
@@ -94,16 +94,17 @@ fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
 }
 
 /// The same for rows that lie together, one to a lane: what [`tile`] has in a lane is a vector here, and nothing is added
-/// across lanes.
+/// across lanes. Registers hold the sums of `GROUP` lanes that stand `STEP` apart, which [`Simd::sum`]'s tree adds up first.
 #[allow(clippy::needless_range_loop)] // The same number indexes the arrays of every token.
 #[inline(always)]
-fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
+fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize, const STEP: usize>(
     s: S,
     (tile, ahead): (&[u8], &[u8]),
     x: &[&[f32]; T],
     out: &mut [[f32; TILE]; T],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
+    const { assert!(GROUP * STEP == LANES) };
     let n_chunks = x[0].len() / LANES;
     let (chunks, rest) = tile.as_chunks::<N>().0.split_at(n_chunks * LANES);
     let chunks = chunks.as_chunks::<LANES>().0;
@@ -111,51 +112,67 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     for t in 0..T {
         xs[t] = &x[t].as_chunks::<LANES>().0[..chunks.len()];
     }
-    let mut all = [[s.splat(0.0); LANES]; T];
-    for group in 0..LANES / GROUP {
-        let first = group * GROUP;
+    let mut groups = [[s.splat(0.0); STEP]; T];
+    for group in 0..STEP {
         let mut sums = [[s.splat(0.0); GROUP]; T];
         for index in 0..chunks.len() {
             if group == 0 {
                 prefetch_block(ahead, index, N * LANES);
             }
-            let chunk = &chunks[index].as_chunks::<GROUP>().0[group];
-            let mut few = [&[0.0; GROUP]; T];
-            for t in 0..T {
-                few[t] = &xs[t][index].as_chunks::<GROUP>().0[group];
-            }
-            for lane in 0..GROUP {
-                let w = load(&chunk[lane]);
+            let chunk = chunks[index].as_chunks::<STEP>().0;
+            for i in 0..GROUP {
+                let w = load(&chunk[i][group]);
                 for t in 0..T {
-                    sums[t][lane] = s.add(sums[t][lane], s.mul(w, s.splat(few[t][lane])));
+                    let x = xs[t][index].as_chunks::<STEP>().0[i][group];
+                    sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x)));
                 }
             }
         }
-        for lane in 0..GROUP.min(rest.len().saturating_sub(first)) {
-            let w = load(&rest[first + lane]);
-            for t in 0..T {
-                let x = s.splat(x[t][n_chunks * LANES + first + lane]);
-                sums[t][lane] = s.add(sums[t][lane], s.mul(w, x));
+        for i in 0..GROUP {
+            let lane = i * STEP + group;
+            if let Some(w) = rest.get(lane) {
+                let w = load(w);
+                for t in 0..T {
+                    sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x[t][n_chunks * LANES + lane])));
+                }
             }
         }
         for t in 0..T {
-            all[t].as_chunks_mut::<GROUP>().0[group] = sums[t];
+            groups[t][group] = halved(s, sums[t]);
         }
     }
-    for (sums, out) in all.iter().zip(out) {
-        // The tree of `Simd::sum`.
-        let eight = each!(8, i => s.add(sums[i], sums[i + 8]));
-        let four = each!(4, i => s.add(eight[i], eight[i + 4]));
-        let sum = s.add(s.add(four[0], four[2]), s.add(four[1], four[3]));
+    for t in 0..T {
         let mut rows = [0.0; LANES];
-        s.store(sum, &mut rows);
-        out.copy_from_slice(&rows[..TILE]);
+        s.store(halved(s, groups[t]), &mut rows);
+        out[t].copy_from_slice(&rows[..TILE]);
     }
 }
 
-/// Lanes of which registers hold the sums with one token, unless they hold all, and with several.
-const LANES_OF_ONE: usize = 8;
-const LANES_OF_MANY: usize = 4;
+/// The sum of vectors, the second half of them added to the first, and so on.
+#[inline(always)]
+fn halved<S: Simd, const N: usize>(s: S, mut v: [S::F; N]) -> S::F {
+    if N == 16 {
+        fold::<S, N, 8>(s, &mut v);
+    }
+    if N >= 8 {
+        fold::<S, N, 4>(s, &mut v);
+    }
+    if N >= 4 {
+        fold::<S, N, 2>(s, &mut v);
+    }
+    if N >= 2 {
+        fold::<S, N, 1>(s, &mut v);
+    }
+    v[0]
+}
+
+/// Adds `HALF` vectors to those before them.
+#[inline(always)]
+fn fold<S: Simd, const N: usize, const HALF: usize>(s: S, v: &mut [S::F; N]) {
+    for i in 0..HALF {
+        v[i] = s.add(v[i], v[i + HALF]);
+    }
+}
 
 /// A format of one number after the other.
 macro_rules! float_format {
@@ -207,9 +224,9 @@ macro_rules! float_format {
             ) {
                 let bytes = (tile, ahead);
                 match T {
-                    1 if S::IS_WIDE => together::<S, { $bytes * LANES }, T, LANES>(s, bytes, x, out, |w| s.$load(w)),
-                    1 => together::<S, { $bytes * LANES }, T, LANES_OF_ONE>(s, bytes, x, out, |w| s.$load(w)),
-                    _ => together::<S, { $bytes * LANES }, T, LANES_OF_MANY>(s, bytes, x, out, |w| s.$load(w)),
+                    1 if S::IS_WIDE => together::<S, { $bytes * LANES }, T, 16, 1>(s, bytes, x, out, |w| s.$load(w)),
+                    1 => together::<S, { $bytes * LANES }, T, 8, 2>(s, bytes, x, out, |w| s.$load(w)),
+                    _ => together::<S, { $bytes * LANES }, T, 4, 4>(s, bytes, x, out, |w| s.$load(w)),
                 }
             }
         }

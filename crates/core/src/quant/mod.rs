@@ -37,7 +37,8 @@ mod tq1_0;
 mod tq2_0;
 
 use crate::built;
-pub use activation::{Activation, Quantized, REST, Rest, n_blocks, quantize as quantize_activation, quantize_rest};
+pub use activation::{Activation, Quantized, REST, Rest, n_blocks};
+pub(crate) use activation::{quantize as quantize_activation, quantize_rest};
 pub(crate) use any_width::{Q2_W, Q3_W, Q4_W, Q5_W, Q6_W, Q8_W};
 pub(crate) use float::{BF16, F16, F32, FloatRows};
 pub(crate) use iq1_m::IQ1_M;

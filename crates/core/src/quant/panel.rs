@@ -45,13 +45,14 @@ impl Shape {
     /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
     #[inline(always)]
     pub(crate) fn start(self, a: &Quantized) -> i32 {
-        if self.signed { a.start } else { self.bias * a.below as i32 }
+        if self.signed { a.start } else { self.bias * small_integer(a.below) }
     }
 
-    /// The same for each half; weights with a bias have one scale for both.
+    /// The same for each half.
     #[inline(always)]
     pub(crate) fn start_halves(self, a: &Quantized) -> [i32; 2] {
-        if self.signed { a.start_halves } else { [0; 2] }
+        let [first, second] = a.below_halves;
+        if self.signed { a.start_halves } else { [self.bias * small_integer(first), self.bias * small_integer(second)] }
     }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.
@@ -61,6 +62,14 @@ impl Shape {
             && self.n_mins == other.n_mins
             && self.rest == other.rest
     }
+}
+
+/// The integer that `x` is, below 2^22. A cast would look for what is none.
+#[inline(always)]
+fn small_integer(x: f32) -> i32 {
+    /// Its last bit is a unit.
+    const BASE: f32 = 12_582_912.0;
+    ((x + BASE).to_bits() as i32).wrapping_sub(BASE.to_bits() as i32)
 }
 
 /// How rows of the format `F` become panels.
@@ -173,6 +182,12 @@ pub(crate) trait Weights<S: Simd> {
     fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
     /// Takes the weights of a block, all of them 0 to 127.
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
+    /// Takes the signed weights of a block, of which every one is given `above` more than it is, and 0 to 127.
+    #[inline(always)]
+    fn put_above(&mut self, s: S, block: usize, above: u8, weights: [S::C; COLUMNS]) {
+        let above = s.all(u32::from_ne_bytes([above; 4]));
+        self.put_signed(s, block, each!(8, i => s.less(weights[i], above)));
+    }
 }
 
 /// They are kept.
@@ -222,6 +237,11 @@ impl<S: Simd> Weights<S> for Dots<'_, S> {
     #[inline(always)]
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
         self.put(s, block, Shape { signed: false, ..Shape::PLAIN }, weights);
+    }
+    /// They stay as they are: what they are more is what their sums begin with.
+    #[inline(always)]
+    fn put_above(&mut self, s: S, block: usize, above: u8, weights: [S::C; COLUMNS]) {
+        self.put(s, block, Shape { signed: false, bias: i32::from(above), ..Shape::PLAIN }, weights);
     }
 }
 

@@ -51,6 +51,8 @@ impl Superblock<BYTES> for Q2_K {
     const UNSIGNED: bool = true;
     const MIN_AT: Option<usize> = Some(82);
     const MINS_PER_BLOCK: usize = 2;
+    /// 0 to 3 times 0 to 15.
+    const HAS_SMALL_PRODUCTS: bool = true;
 
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
@@ -72,17 +74,21 @@ impl Superblock<BYTES> for Q2_K {
     #[inline(always)]
     fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
         let both = rows.words(s, 0);
-        superblock::put_halves(s, each!(4, i => s.bits(both[i], 0, 15)), 0.0, &mut halves.factors);
+        superblock::put_halves(s, Self::scale_bytes(s, rows), 0.0, &mut halves.factors);
         superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut halves.mins);
+    }
+
+    #[inline(always)]
+    fn scale_bytes<S: Simd>(s: S, rows: impl Lanes<BYTES>) -> [S::C; HALVES / 4] {
+        let both = rows.words(s, 0);
+        each!(4, i => s.bits(both[i], 0, 15))
     }
 
     #[inline(always)]
     fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         for four in 0..BLOCKS / 4 {
             let quants = block_at(s, rows, 16 + four * BLOCK);
-            for block in 0..4 {
-                out.put_unsigned(s, 4 * four + block, each!(8, i => s.bits(quants[i], 2 * block, 3)));
-            }
+            each!(4, block => out.put_unsigned(s, 4 * four + block, each!(8, i => s.bits(quants[i], 2 * block, 3))));
         }
     }
 }

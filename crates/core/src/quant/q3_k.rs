@@ -51,6 +51,9 @@ impl Superblock<BYTES> for Q3_K {
     const BY_WORDS: bool = true;
     const SCALE_AT: usize = 108;
     const SCALES_PER_BLOCK: usize = 2;
+    /// -4 to 3 times -32 to 31: 128 with its sign turned is a byte.
+    const HAS_SMALL_PRODUCTS: bool = true;
+
     #[inline(always)]
     fn scales(superblock: &[u8; BYTES]) -> [i8; HALVES] {
         unpack_scales(bytes_at(superblock, 96))
@@ -67,22 +70,24 @@ impl Superblock<BYTES> for Q3_K {
 
     #[inline(always)]
     fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
-        let (low, high) = ([rows.word(s, 96), rows.word(s, 100)], rows.word(s, 104));
-        let scales = each!(4, i => s.or(s.bits(low[i % 2], i / 2 * 4, 15), s.up(s.bits(high, 2 * i, 3), 4)));
-        superblock::put_halves(s, scales, 32.0, &mut halves.factors);
+        superblock::put_halves(s, scales_of_tile(s, rows), 32.0, &mut halves.factors);
+    }
+
+    #[inline(always)]
+    fn scale_bytes<S: Simd>(s: S, rows: impl Lanes<BYTES>) -> [S::C; HALVES / 4] {
+        let scales = scales_of_tile(s, rows);
+        each!(4, i => s.less(s.all(0x2020_2020), scales[i]))
     }
 
     #[inline(always)]
     fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
-        let thirds = block_at(s, rows, 0);
-        let four = s.all(0x0404_0404);
-        for block in 0..BLOCKS {
-            let low = block_at(s, rows, 32 + block / 4 * BLOCK);
-            let weights = each!(8, i => {
-                let third = s.up(s.bits(thirds[i], block, 1), 2);
-                s.less(s.or(s.bits(low[i], block % 4 * 2, 3), third), four)
+        for four in 0..BLOCKS / 4 {
+            let (thirds, low) = (block_at(s, rows, 0), block_at(s, rows, 32 + four * BLOCK));
+            let thirds = each!(8, i => s.down(thirds[i], 4 * four));
+            each!(4, block => {
+                let third = each!(8, i => s.up(s.bits(thirds[i], block, 1), 2));
+                out.put_above(s, 4 * four + block, 4, each!(8, i => s.or(s.bits(low[i], 2 * block, 3), third[i])));
             });
-            out.put_signed(s, block, weights);
         }
     }
 }
@@ -96,6 +101,13 @@ fn unpack_scales(packed: &[u8; 12]) -> [i8; HALVES] {
         let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
         (low | high << 4) as i8 - 32
     })
+}
+
+/// The scales of a tile as they are stored: 32 more than they are.
+#[inline(always)]
+fn scales_of_tile<S: Simd>(s: S, rows: impl Lanes<BYTES>) -> [S::C; HALVES / 4] {
+    let (low, high) = ([rows.word(s, 96), rows.word(s, 100)], rows.word(s, 104));
+    each!(4, i => s.or(s.bits(low[i % 2], i / 2 * 4, 15), s.up(s.bits(high, 2 * i, 3), 4)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use super::block::{self, bytes_at};
 use super::panel::{Halves, Weights};
 use super::q4_k::{pack_scales_and_mins, scales_and_mins, unpack_scales_and_mins};
-use super::superblock::{self, BLOCKS, HALVES, Superblock, for_both_halves};
+use super::superblock::{self, HALVES, Superblock, for_both_halves};
 use super::tile::{Lanes, block_at};
 use super::{Format, Pack, Parts, Type};
 use crate::simd::{BLOCK, Simd, each, padded};
@@ -78,13 +78,11 @@ impl Superblock<BYTES> for Q5_K {
     #[inline(always)]
     fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
         let fifths = block_at(s, rows, 16);
-        for pair in 0..BLOCKS / 2 {
-            let low = block_at(s, rows, 48 + pair * BLOCK);
-            for (half, block) in [2 * pair, 2 * pair + 1].into_iter().enumerate() {
-                let weights = each!(8, i => s.or(s.bits(low[i], 4 * half, 15), s.up(s.bits(fifths[i], block, 1), 4)));
-                out.put_unsigned(s, block, weights);
-            }
-        }
+        each!(8, block => {
+            let low = block_at(s, rows, 48 + block / 2 * BLOCK);
+            let fifth = each!(8, i => s.up(s.bits(fifths[i], block, 1), 4));
+            out.put_unsigned(s, block, each!(8, i => s.or(s.bits(low[i], block % 2 * 4, 15), fifth[i])));
+        });
     }
 }
 

@@ -76,19 +76,13 @@ impl Superblock<BYTES> for Q6_K {
 
     #[inline(always)]
     fn unpack_weights<S: Simd>(s: S, rows: impl Lanes<BYTES>, out: &mut impl Weights<S>) {
-        let bias = s.all(0x2020_2020);
         for four in 0..BLOCKS / 4 {
             let high = block_at(s, rows, 128 + four * BLOCK);
-            for odd in 0..2 {
-                let low = block_at(s, rows, (2 * four + odd) * BLOCK);
-                for block in [odd, odd + 2] {
-                    let weights = each!(8, i => {
-                        let high = s.up(s.bits(high[i], 2 * block, 3), 4);
-                        s.less(s.or(s.bits(low[i], block / 2 * 4, 15), high), bias)
-                    });
-                    out.put_signed(s, 4 * four + block, weights);
-                }
-            }
+            each!(4, block => {
+                let low = block_at(s, rows, (2 * four + block % 2) * BLOCK);
+                let high = each!(8, i => s.up(s.bits(high[i], 2 * block, 3), 4));
+                out.put_above(s, 4 * four + block, 32, each!(8, i => s.or(s.bits(low[i], block / 2 * 4, 15), high[i])));
+            });
         }
     }
 }

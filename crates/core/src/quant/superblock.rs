@@ -6,10 +6,10 @@
 //! an integer of its own.
 
 use super::activation::Activation;
-use super::panel::{Dots, Halves, Panel, Row, Shape, Unpack, Weights};
+use super::panel::{COLUMNS, Dots, Halves, Panel, Row, Shape, Unpack, Weights};
 use super::tile::{Apart, Cut, Lanes, Together};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, Simd, TILE, each_row, prefetch_block};
+use crate::simd::{BLOCK, LANES, Simd, TILE, each, each_row, prefetch_block};
 use core::borrow::Borrow;
 
 /// Values in a superblock of eight blocks.
@@ -34,6 +34,8 @@ pub(super) trait Superblock<const N: usize> {
     const MIN_AT: Option<usize> = None;
     /// How many minimums a block has, one or two.
     const MINS_PER_BLOCK: usize = 1;
+    /// Whether a byte takes the product of any weight and its scale, with the sign turned where weights are signed.
+    const HAS_SMALL_PRODUCTS: bool = false;
 
     /// Whether a tile is unpacked by words of all its rows, rather than row by row.
     const BY_WORDS: bool = false;
@@ -51,6 +53,11 @@ pub(super) trait Superblock<const N: usize> {
     #[inline(always)]
     fn scales(_: &[u8; N]) -> [i8; HALVES] {
         [1; HALVES]
+    }
+    /// A byte for each half: the same integers, with the sign turned where weights are signed; of formats with small products.
+    #[inline(always)]
+    fn scale_bytes<S: Simd>(_: S, _: impl Lanes<N>) -> [S::C; HALVES / 4] {
+        unreachable!("products of this format are no bytes")
     }
     /// The integers that `dmin` is multiplied with, for each block or each half of one.
     #[inline(always)]
@@ -104,6 +111,42 @@ pub(super) fn half_at<const N: usize>(superblock: &[u8; N], at: usize) -> u16 {
 #[inline(always)]
 pub(super) fn byte<S: Simd>(s: S, x: S::C, i: usize) -> S::C {
     s.and(s.down(x, 8 * i), s.all(255))
+}
+
+/// Weights of a panel that are already multiplied with their scales, so that their sums need no factors.
+struct Scaled<'a, S: Simd> {
+    panel: &'a mut Panel,
+    /// [`Superblock::scale_bytes`].
+    scales: [S::C; HALVES / 4],
+}
+
+impl<S: Simd> Scaled<'_, S> {
+    #[inline(always)]
+    fn products(&self, s: S, block: usize, weights: [S::C; COLUMNS]) -> [S::C; COLUMNS] {
+        let scales = self.scales[block / 2];
+        let halves = [everywhere(s, byte(s, scales, block % 2 * 2)), everywhere(s, byte(s, scales, block % 2 * 2 + 1))];
+        each!(8, i => s.times(weights[i], halves[i / 4]))
+    }
+}
+
+impl<S: Simd> Weights<S> for Scaled<'_, S> {
+    #[inline(always)]
+    fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+        let products = self.products(s, block, weights);
+        self.panel.put_signed(s, block, products);
+    }
+    #[inline(always)]
+    fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
+        let products = self.products(s, block, weights);
+        self.panel.put_unsigned(s, block, products);
+    }
+}
+
+/// The lowest byte of each lane in all four of its bytes; the others are zero.
+#[inline(always)]
+fn everywhere<S: Simd>(s: S, byte: S::C) -> S::C {
+    let two = s.or(byte, s.up(byte, 8));
+    s.or(two, s.up(two, 16))
 }
 
 /// Writes a number for both halves of every block, each a byte, less `bias`.
@@ -173,6 +216,11 @@ impl<const N: usize> Rows<N> {
         Cut { block_bytes: N, head: F::HEAD, unit: 4 }
     }
 
+    /// Whether panels have the products of weights and scales. Without vectors it costs less to multiply sums.
+    const fn has_products<F: Superblock<N>>() -> bool {
+        F::HAS_SMALL_PRODUCTS && TILE == LANES
+    }
+
     /// What the weights of the rows are multiplied with beside their own integers, and what minimums are.
     #[inline(always)]
     fn scales<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>) -> (S::R, Option<S::R>) {
@@ -189,16 +237,26 @@ impl<const N: usize> Rows<N> {
     fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
         panel.n_blocks = F::N_BLOCKS;
         let (d, dmin) = Self::scales::<S, F>(s, superblocks);
-        for scale in &mut panel.scale[..F::N_BLOCKS] {
-            s.rows_store(d, scale);
+        let is_turned = Self::has_products::<F>() && !F::UNSIGNED;
+        let scale = if is_turned { s.rows_sub(s.rows_splat(0.0), d) } else { d };
+        for out in &mut panel.scale[..F::N_BLOCKS] {
+            s.rows_store(scale, out);
         }
         if let Some(dmin) = dmin {
             for scale in &mut panel.min_scale[..F::N_BLOCKS] {
                 s.rows_store(dmin, scale);
             }
         }
-        F::unpack_scales(s, superblocks, &mut panel.halves);
-        F::unpack_weights(s, superblocks, panel);
+        if !Self::has_products::<F>() {
+            F::unpack_scales(s, superblocks, &mut panel.halves);
+            F::unpack_weights(s, superblocks, panel);
+            return;
+        }
+        if dmin.is_some() {
+            F::unpack_scales(s, superblocks, &mut panel.halves);
+        }
+        let scales = F::scale_bytes(s, superblocks);
+        F::unpack_weights(s, superblocks, &mut Scaled { panel, scales });
     }
 
     /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,
@@ -234,7 +292,7 @@ impl<const N: usize> Rows<N> {
 impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     const SHAPE: Shape = Shape {
         signed: !F::UNSIGNED,
-        n_factors: F::SCALES_PER_BLOCK,
+        n_factors: if Self::has_products::<F>() { 0 } else { F::SCALES_PER_BLOCK },
         n_mins: if F::MIN_AT.is_some() { F::MINS_PER_BLOCK } else { 0 },
         ..Shape::PLAIN
     };

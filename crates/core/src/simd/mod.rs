@@ -16,6 +16,7 @@ mod wasm;
 mod x86;
 
 use crate::built::is_among;
+use crate::quant::round_to_i8;
 
 pub use scalar::Scalar;
 
@@ -168,6 +169,29 @@ pub trait Simd: Copy {
         libm::sqrtf(x)
     }
 
+    /// The bits of the largest magnitude of all lanes: these order as the magnitudes do, with NaN above all, which `f32::max` would lose.
+    #[inline(always)]
+    fn largest(self, x: Self::F) -> u32 {
+        let (mut lanes, mut largest) = ([0.0; LANES], 0);
+        self.store(x, &mut lanes);
+        for lane in lanes {
+            let magnitude = lane.to_bits() & 0x7fff_ffff;
+            largest = if magnitude > largest { magnitude } else { largest };
+        }
+        largest
+    }
+    /// Rounds lanes of -127 to 127 to the nearest integers, ties to even, and gives the sum of these.
+    #[inline(always)]
+    fn round(self, x: Self::F, out: &mut [i8; LANES]) -> i32 {
+        let (mut lanes, mut sum) = ([0.0; LANES], 0);
+        self.store(x, &mut lanes);
+        for i in 0..LANES {
+            out[i] = round_to_i8(lanes[i]);
+            sum += i32::from(out[i]);
+        }
+        sum
+    }
+
     /// The sum of each vector, as [`Simd::sum`] adds it, one to a lane.
     #[inline(always)]
     fn sums(self, v: &[Self::F; LANES]) -> Self::F {
@@ -211,6 +235,8 @@ pub trait Simd: Copy {
     fn down(self, x: Self::C, n: usize) -> Self::C;
     /// Byte by byte `a - b`, wrapping.
     fn less(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Byte by byte `a * b`, wrapping.
+    fn times(self, a: Self::C, b: Self::C) -> Self::C;
     /// For each byte, which is below sixteen, the entry of `table`.
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C;
     /// For the lower six bits of each byte, the entry of `table`.

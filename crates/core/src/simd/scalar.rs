@@ -141,6 +141,10 @@ impl Simd for Scalar {
         each(|row| bytes(|i| a[row].to_le_bytes()[i].wrapping_sub(b[row].to_le_bytes()[i])))
     }
     #[inline(always)]
+    fn times(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|row| bytes(|i| a[row].to_le_bytes()[i].wrapping_mul(b[row].to_le_bytes()[i])))
+    }
+    #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
         each(|row| bytes(|i| table[usize::from(x[row].to_le_bytes()[i] & 15)] as u8))
     }

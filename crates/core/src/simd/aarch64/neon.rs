@@ -169,6 +169,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         each!(|a, b| vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))), a, b)
     }
     #[inline(always)]
+    fn times(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(|a, b| vreinterpretq_u32_u8(vmulq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))), a, b)
+    }
+    #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
         // SAFETY: 16 bytes may be read; the token proves the instructions.
         let table = unsafe { vld1q_u8(table.as_ptr().cast()) };

@@ -1,6 +1,6 @@
 //! AVX2 with F16C: two registers to a vector.
 
-use super::{square_root, sum_eight};
+use super::{square_root, sum_bytes, sum_eight};
 use crate::half::E5M3_OFFSET;
 use crate::simd::{LANES, Simd, TILE, padded, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
@@ -21,6 +21,17 @@ macro_rules! each {
         // SAFETY: the token proves the instructions.
         unsafe { [$f(a[0], b[0]), $f(a[1], b[1])] }
     }};
+}
+
+/// Byte by byte `a * b`, wrapping: the sixteen-bit products of the lower bytes, and of the upper ones where the lower are zero.
+#[inline(always)]
+unsafe fn times(a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let low = _mm256_set1_epi16(255);
+        let even = _mm256_and_si256(_mm256_mullo_epi16(a, b), low);
+        _mm256_or_si256(even, _mm256_mullo_epi16(_mm256_andnot_si256(low, a), _mm256_srli_epi16::<8>(b)))
+    }
 }
 
 /// The lanes of the first `n` of eight values, for a masked load.
@@ -179,6 +190,28 @@ impl Simd for Avx2 {
         unsafe { square_root(x) }
     }
     #[inline(always)]
+    fn largest(self, x: Self::F) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let magnitude = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX));
+            let eight = _mm256_max_epu32(magnitude(x.0), magnitude(x.1));
+            let four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_max_epu32(four, _mm_unpackhi_epi64(four, four));
+            _mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32::<1>(two))) as u32
+        }
+    }
+    #[inline(always)]
+    fn round(self, x: Self::F, out: &mut [i8; LANES]) -> i32 {
+        // SAFETY: 16 bytes may be written; the token proves the instructions.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+            sum_bytes(bytes)
+        }
+    }
+    #[inline(always)]
     fn sum(self, v: Self::F) -> f32 {
         // SAFETY: the token proves the instructions.
         unsafe { sum_eight(_mm256_add_ps(v.0, v.1)) }
@@ -231,6 +264,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn less(self, a: Self::C, b: Self::C) -> Self::C {
         each!(_mm256_sub_epi8, a, b)
+    }
+    #[inline(always)]
+    fn times(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(times, a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

@@ -1,6 +1,6 @@
 //! AVX-512: one register to a vector.
 
-use super::{square_root, sum_eight};
+use super::{square_root, sum_bytes, sum_eight};
 use crate::half::E5M3_OFFSET;
 use crate::simd::{LANES, Simd, TILE, each, lookup_bytes, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
@@ -156,6 +156,21 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
         unsafe { sum_eight(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
     }
 
+    #[inline(always)]
+    fn largest(self, x: Self::F) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { _mm512_reduce_max_epu32(_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX))) }
+    }
+    #[inline(always)]
+    fn round(self, x: Self::F, out: &mut [i8; LANES]) -> i32 {
+        // SAFETY: 16 bytes may be written; the token proves the instructions.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+            sum_bytes(bytes)
+        }
+    }
+
     /// The same tree for all sixteen at once: every step brings together what one add needs of two vectors. What comes out
     /// stands four lanes apart, so that the vectors go in that way.
     #[inline(always)]
@@ -231,6 +246,17 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
     fn less(self, a: Self::C, b: Self::C) -> Self::C {
         // SAFETY: the token proves the instructions.
         unsafe { _mm512_sub_epi8(a, b) }
+    }
+    #[inline(always)]
+    fn times(self, a: Self::C, b: Self::C) -> Self::C {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            // There are products of sixteen bits: the lower bytes', and the upper ones' where the lower are zero.
+            let low = _mm512_set1_epi16(255);
+            let even = _mm512_and_si512(_mm512_mullo_epi16(a, b), low);
+            let odd = _mm512_mullo_epi16(_mm512_andnot_si512(low, a), _mm512_srli_epi16::<8>(b));
+            _mm512_or_si512(even, odd)
+        }
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

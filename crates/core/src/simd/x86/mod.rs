@@ -101,6 +101,16 @@ unsafe fn square_root(x: f32) -> f32 {
     unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
 }
 
+/// The sum of sixteen signed bytes: with the sign bit turned a byte is the number plus 128.
+#[inline(always)]
+unsafe fn sum_bytes(bytes: __m128i) -> i32 {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe {
+        let halves = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());
+        _mm_cvtsi128_si32(_mm_add_epi64(halves, _mm_unpackhi_epi64(halves, halves))) - 16 * 128
+    }
+}
+
 /// Eight lanes to one, by [`Simd::sum`]'s tree.
 #[inline(always)]
 unsafe fn sum_eight(v: __m256) -> f32 {
