@@ -3,7 +3,7 @@
 use crate::built::is_among;
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::quant::Type;
-use crate::simd::{BLOCK, LANES, Simd, padded};
+use crate::simd::{BLOCK, LANES, Simd, padded, round_to_i8};
 
 /// Bytes of a whole block of [`CacheType::Q4_0`].
 const Q4_BYTES: usize = 2 + BLOCK / 2;
@@ -160,7 +160,7 @@ fn store_q8(values: &[f32], out: &mut [u8]) {
         let (head, bytes) = out.split_at_mut(2);
         head.copy_from_slice(&half.to_le_bytes());
         for (byte, v) in bytes.iter_mut().zip(values) {
-            *byte = crate::quant::round_to_i8((v * inverse).clamp(-127.0, 127.0)) as u8;
+            *byte = round_to_i8((v * inverse).clamp(-127.0, 127.0)) as u8;
         }
     }
 }
@@ -179,7 +179,7 @@ fn store_q4(values: &[f32], out: &mut [u8]) {
         let (head, nibbles) = out.split_at_mut(2);
         head.copy_from_slice(&half.to_le_bytes());
         // A NaN rounds to anything; the scale has kept it.
-        let code = |v: f32| crate::quant::round_to_i8((v * inverse).clamp(-8.0, 7.0)).wrapping_add(8) as u8 & 15;
+        let code = |v: f32| round_to_i8((v * inverse).clamp(-8.0, 7.0)).wrapping_add(8) as u8 & 15;
         for (byte, pair) in nibbles.iter_mut().zip(values.chunks(2)) {
             *byte = code(pair[0]) | pair.get(1).map_or(0, |&v| code(v)) << 4;
         }

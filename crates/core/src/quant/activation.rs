@@ -98,10 +98,10 @@ pub(crate) fn quantize_rest<S: Simd>(s: S, x: &[f32], offset: i32, blocks: &[Qua
         }
         let (inverse, steps) = (s.splat(1.0 / scale), s.splat(REST));
         let mut total = 0;
+        let (q, rests) = (q.as_chunks::<LANES>().0, out.q.as_chunks_mut::<LANES>().0);
         for half in 0..BLOCK / LANES {
-            let whole = s.load_i8(&q.as_chunks::<LANES>().0[half]);
-            let rest = s.mul(s.sub(s.mul(values[half], inverse), whole), steps);
-            total += s.round(rest, &mut out.q.as_chunks_mut::<LANES>().0[half]);
+            let rest = s.sub(s.mul(values[half], inverse), s.load_i8(&q[half]));
+            total += s.round(s.mul(rest, steps), &mut rests[half]);
         }
         out.start = -offset * total;
     }

@@ -62,7 +62,7 @@ pub(crate) use q5_0::Q5_0;
 pub(crate) use q5_1::Q5_1;
 pub(crate) use q5_k::Q5_K;
 pub(crate) use q6_k::Q6_K;
-pub(crate) use q8_0::{Q8_0, round_to_i8};
+pub(crate) use q8_0::Q8_0;
 pub(crate) use tq1_0::TQ1_0;
 pub(crate) use tq2_0::TQ2_0;
 

@@ -15,14 +15,6 @@ const BYTES: usize = 34;
 /// The format.
 pub(crate) struct Q8_0;
 
-/// Rounds a float from -127.5 to 127.5 to the nearest integer, ties to even.
-///
-/// Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds, the same on every machine.
-#[inline(always)]
-pub(crate) fn round_to_i8(x: f32) -> i8 {
-    (x + 12_582_912.0).to_bits() as i8
-}
-
 /// Rounds to the nearest integer, ties away from zero, as ggml's quantizers do (C `roundf`).
 fn round_away(x: f32) -> i8 {
     let magnitude = f32::from_bits(x.to_bits() & 0x7fff_ffff);
@@ -103,8 +95,6 @@ mod tests {
 
     #[test]
     fn rounding_ties() {
-        let even: Vec<i8> = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -127.0].iter().map(|&x| round_to_i8(x)).collect();
-        assert_eq!(even, [0, 2, 2, 0, -2, 126, -127]);
         let away: Vec<i8> = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 0.499].iter().map(|&x| round_away(x)).collect();
         assert_eq!(away, [1, 2, 3, -1, -2, 127, 0]);
     }

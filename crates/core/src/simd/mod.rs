@@ -16,7 +16,6 @@ mod wasm;
 mod x86;
 
 use crate::built::is_among;
-use crate::quant::round_to_i8;
 
 pub use scalar::Scalar;
 
@@ -345,6 +344,14 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
         piece /= 2;
     }
     all
+}
+
+/// Rounds a float from -127.5 to 127.5 to the nearest integer, ties to even.
+///
+/// Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds, the same on every machine.
+#[inline(always)]
+pub(crate) fn round_to_i8(x: f32) -> i8 {
+    (x + 12_582_912.0).to_bits() as i8
 }
 
 /// [`Simd::lookup256`] byte by byte.

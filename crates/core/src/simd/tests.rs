@@ -221,6 +221,59 @@ fn products_are_near_those_of_the_dequantized_row() {
     }
 }
 
+/// Operations on lanes that products use only in part.
+struct Lanes<'a> {
+    x: &'a [f32; LANES],
+    bytes: [&'a [u32; TILE]; 2],
+}
+
+impl Kernel for Lanes<'_> {
+    type Output = (u32, i32, [i8; LANES], [u32; TILE]);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (x, mut rounded, mut products) = (s.load(self.x), [0; LANES], [0; TILE]);
+        let [a, b] = self.bytes;
+        s.put(s.times(s.lanes(a), s.lanes(b)), &mut products);
+        (s.largest(x), s.round(x, &mut rounded), rounded, products)
+    }
+}
+
+#[test]
+fn lanes_are_rounded_and_multiplied_one_by_one() {
+    let mut numbers = Numbers(5);
+    let ties = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, -127.0, -126.5, 127.0, -0.0, 3.49, -3.51, 0.0, 64.0, -99.2, 7.0];
+    for round in 0..20 {
+        let random = core::array::from_fn(|_| 31.0 * numbers.float());
+        let x = if round == 0 { &ties } else { &random };
+        let [a, b] = core::array::from_fn(|_| core::array::from_fn(|_| numbers.next() as u32));
+        for isa in Isa::available() {
+            let (largest, sum, rounded, products) = isa.run(Lanes { x, bytes: [&a, &b] });
+            let name = isa.name();
+            assert_eq!(rounded, x.map(|x| x.round_ties_even() as i8), "{name}");
+            assert_eq!(sum, rounded.iter().map(|&byte| i32::from(byte)).sum::<i32>(), "{name}");
+            assert_eq!(f32::from_bits(largest), x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs())), "{name}");
+            for (product, (a, b)) in products.iter().zip(a.iter().zip(&b)) {
+                let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+                assert_eq!(product.to_le_bytes(), core::array::from_fn(|i| a[i].wrapping_mul(b[i])), "{name}");
+            }
+        }
+    }
+}
+
+/// What is no number is the largest, whatever stands beside it.
+#[test]
+fn not_a_number_is_the_largest() {
+    for wrong in [f32::NAN, -f32::NAN, f32::NEG_INFINITY] {
+        let mut x = [1.0; LANES];
+        x[11] = wrong;
+        for isa in Isa::available() {
+            let (largest, ..) = isa.run(Lanes { x: &x, bytes: [&[0; TILE]; 2] });
+            assert_eq!(largest, wrong.to_bits() & 0x7fff_ffff, "{}", isa.name());
+        }
+    }
+}
+
 #[test]
 fn names_lead_back_to_their_instruction_set() {
     for isa in Isa::available() {
