@@ -61,6 +61,17 @@ pub(crate) fn start(report: &mut Report, arguments: &[String]) {
     }
 }
 
+/// The models that `tools/bench_ops.py` times unless it is told others.
+const READ: [&str; 4] = ["smol135:Q8_0", "smol135:Q4_0", "gpt2-124:Q8_0", "gpt2-124:Q4_0"];
+
+/// Holds the speed at which new tokens read their weights against that of memory; `arguments` go to tools/bench_ops.py.
+pub(crate) fn ops(report: &mut Report, arguments: &[String]) {
+    if is_ready(report, &READ) {
+        let words = [&[MODELS.to_owned()], arguments].concat();
+        report.step("bench: ops", |_| record("tools/bench_ops.py", &words, "ops"));
+    }
+}
+
 /// The models that run under caps, and those whose least memory is looked for: names and types.
 const CAPPED: [&str; 2] = ["smol135:Q8_0", "qwen3-0.6B:Q8_0"];
 const SMALL: [&str; 4] = ["stories260K:F32", "s15M:Q8_0", "gpt2-124:Q4_0", "smol135:Q2_W"];

@@ -91,6 +91,12 @@ enum Beside {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Hold the speed at which new tokens read their weights against that of this machine's memory
+    Ops {
+        /// Passed on to tools/bench_ops.py: --models, --threads, --repetitions
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run both under memory caps, and find the least memory in which small models run; needs root and cgroups of version 1
     Ram,
 }
@@ -116,6 +122,7 @@ fn main() -> ExitCode {
         Command::Release => release::all(&mut report),
         Command::Bench { beside: Beside::Peers { only, arguments } } => bench::peers(&mut report, &only, &arguments),
         Command::Bench { beside: Beside::Start { arguments } } => bench::start(&mut report, &arguments),
+        Command::Bench { beside: Beside::Ops { arguments } } => bench::ops(&mut report, &arguments),
         Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),
     }
     report.close()

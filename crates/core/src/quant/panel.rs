@@ -64,7 +64,7 @@ impl Shape {
     }
 }
 
-/// The integer that `x` is, below 2^22. A cast would look for what is none.
+/// The integer that `x` is, of less than 2^22; a cast would also see to what does not fit or is no number.
 #[inline(always)]
 fn small_integer(x: f32) -> i32 {
     /// Its last bit is a unit.
@@ -105,7 +105,8 @@ pub(crate) trait Unpack<F> {
 /// Some blocks of a tile of rows.
 #[repr(align(64))]
 pub(crate) struct Panel {
-    /// (block, four columns, row): the weights, signed ones ([`Shape::is_signed_in_panels`]) as [`Simd::signed`] makes them.
+    /// (block, four columns, row): the weights, or their products with what a format multiplies them with; signed ones
+    /// ([`Shape::is_signed_in_panels`]) as [`Simd::signed`] makes them.
     pub(crate) weights: [[[u32; TILE]; COLUMNS]; BLOCKS],
     /// (block, row): what the sums of a block are multiplied with.
     pub(crate) scale: [Row; BLOCKS],
@@ -182,7 +183,7 @@ pub(crate) trait Weights<S: Simd> {
     fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
     /// Takes the weights of a block, all of them 0 to 127.
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
-    /// Takes the signed weights of a block, of which every one is given `above` more than it is, and 0 to 127.
+    /// Takes the signed weights of a block, each as the number from 0 to 127 that is `above` more.
     #[inline(always)]
     fn put_above(&mut self, s: S, block: usize, above: u8, weights: [S::C; COLUMNS]) {
         let above = s.all(u32::from_ne_bytes([above; 4]));

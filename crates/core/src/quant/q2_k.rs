@@ -73,8 +73,13 @@ impl Superblock<BYTES> for Q2_K {
 
     #[inline(always)]
     fn unpack_scales<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
-        let both = rows.words(s, 0);
         superblock::put_halves(s, Self::scale_bytes(s, rows), 0.0, &mut halves.factors);
+        Self::unpack_mins(s, rows, halves);
+    }
+
+    #[inline(always)]
+    fn unpack_mins<S: Simd>(s: S, rows: impl Lanes<BYTES>, halves: &mut Halves) {
+        let both = rows.words(s, 0);
         superblock::put_halves(s, each!(4, i => s.bits(both[i], 4, 15)), 0.0, &mut halves.mins);
     }
 

@@ -34,7 +34,7 @@ pub(super) trait Superblock<const N: usize> {
     const MIN_AT: Option<usize> = None;
     /// How many minimums a block has, one or two.
     const MINS_PER_BLOCK: usize = 1;
-    /// Whether a byte takes the product of any weight and its scale, with the sign turned where weights are signed.
+    /// Whether the product of any weight and its scale is 0 to 127, or, where weights are signed, a signed byte once its sign is turned.
     const HAS_SMALL_PRODUCTS: bool = false;
 
     /// Whether a tile is unpacked by words of all its rows, rather than row by row.
@@ -67,6 +67,9 @@ pub(super) trait Superblock<const N: usize> {
     /// The integer weights of block `block`.
     fn weights(superblock: &[u8; N], block: usize) -> [u8; BLOCK];
 
+    /// Fills in [`Superblock::mins`] of a tile, of formats with small products that have any.
+    #[inline(always)]
+    fn unpack_mins<S: Simd>(_: S, _: impl Lanes<N>, _: &mut Halves) {}
     /// Fills in the integers of a tile: those of [`Superblock::scales`] as factors, and [`Superblock::mins`].
     #[inline(always)]
     fn unpack_scales<S: Simd>(_: S, rows: impl Lanes<N>, halves: &mut Halves) {
@@ -216,7 +219,8 @@ impl<const N: usize> Rows<N> {
         Cut { block_bytes: N, head: F::HEAD, unit: 4 }
     }
 
-    /// Whether panels have the products of weights and scales. Without vectors it costs less to multiply sums.
+    /// Whether panels have the products of weights and scales. Where a tile has fewer rows than a vector has lanes it costs less to
+    /// multiply sums.
     const fn has_products<F: Superblock<N>>() -> bool {
         F::HAS_SMALL_PRODUCTS && TILE == LANES
     }
@@ -237,6 +241,7 @@ impl<const N: usize> Rows<N> {
     fn fill<S: Simd, F: Superblock<N>>(s: S, superblocks: impl Lanes<N>, panel: &mut Panel) {
         panel.n_blocks = F::N_BLOCKS;
         let (d, dmin) = Self::scales::<S, F>(s, superblocks);
+        // A zero may get the other sign by it, which no total shows.
         let is_turned = Self::has_products::<F>() && !F::UNSIGNED;
         let scale = if is_turned { s.rows_sub(s.rows_splat(0.0), d) } else { d };
         for out in &mut panel.scale[..F::N_BLOCKS] {
@@ -247,16 +252,14 @@ impl<const N: usize> Rows<N> {
                 s.rows_store(dmin, scale);
             }
         }
-        if !Self::has_products::<F>() {
+        if Self::has_products::<F>() {
+            F::unpack_mins(s, superblocks, &mut panel.halves);
+            let scales = F::scale_bytes(s, superblocks);
+            F::unpack_weights(s, superblocks, &mut Scaled { panel, scales });
+        } else {
             F::unpack_scales(s, superblocks, &mut panel.halves);
             F::unpack_weights(s, superblocks, panel);
-            return;
         }
-        if dmin.is_some() {
-            F::unpack_scales(s, superblocks, &mut panel.halves);
-        }
-        let scales = F::scale_bytes(s, superblocks);
-        F::unpack_weights(s, superblocks, &mut Scaled { panel, scales });
     }
 
     /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,

@@ -179,7 +179,8 @@ pub trait Simd: Copy {
         }
         largest
     }
-    /// Rounds lanes of -127 to 127 to the nearest integers, ties to even, and gives the sum of these.
+    /// Rounds lanes of -127 to 127 to the nearest integers, ties to even, and gives the sum of these. What is infinite or no number
+    /// becomes 0.
     #[inline(always)]
     fn round(self, x: Self::F, out: &mut [i8; LANES]) -> i32 {
         let (mut lanes, mut sum) = ([0.0; LANES], 0);
@@ -346,7 +347,7 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
     all
 }
 
-/// Rounds a float from -127.5 to 127.5 to the nearest integer, ties to even.
+/// Rounds a float from -127.5 to 127.5 to the nearest integer, ties to even; what is infinite or no number becomes 0.
 ///
 /// Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds, the same on every machine.
 #[inline(always)]

@@ -24,7 +24,7 @@ impl Numbers {
     }
 }
 
-/// The types to test: all, or for Miri, which is slow, enough of them to use every operation of the vocabulary.
+/// The types to test: all, or for Miri, which is slow, enough of them to use the operations that no other test uses.
 fn types() -> impl Iterator<Item = Type> {
     const FOR_MIRI: [Type; 12] = [
         Type::F32,
@@ -264,12 +264,51 @@ fn lanes_are_rounded_and_multiplied_one_by_one() {
 /// What is no number is the largest, whatever stands beside it.
 #[test]
 fn not_a_number_is_the_largest() {
-    for wrong in [f32::NAN, -f32::NAN, f32::NEG_INFINITY] {
+    for (lane, wrong) in (0..LANES).flat_map(|lane| [f32::NAN, f32::NEG_INFINITY].map(|wrong| (lane, wrong))) {
         let mut x = [1.0; LANES];
-        x[11] = wrong;
+        x[lane] = wrong;
         for isa in Isa::available() {
-            let (largest, ..) = isa.run(Lanes { x: &x, bytes: [&[0; TILE]; 2] });
+            let (largest, sum, rounded, _) = isa.run(Lanes { x: &x, bytes: [&[0; TILE]; 2] });
             assert_eq!(largest, wrong.to_bits() & 0x7fff_ffff, "{}", isa.name());
+            assert_eq!((sum, rounded[lane]), (15, 0), "{}", isa.name());
+        }
+    }
+}
+
+/// Blocks at the ends of what floats are, whose inverse scale may be infinite, and of all lengths.
+#[test]
+fn every_block_is_quantized_as_by_the_definition() {
+    let mut numbers = Numbers(6);
+    let mut tiny = [0.0; 45];
+    (tiny[3], tiny[40], tiny[41]) = (1e-42, -5e-37, -0.0);
+    let mut infinite = [1.0; 45];
+    infinite[20] = f32::INFINITY;
+    let random = core::array::from_fn(|_| numbers.float());
+    let kind = Type::Q8_W;
+    for (values, n) in [tiny, infinite, [1e-37; 45], random]
+        .iter()
+        .flat_map(|values| [1, 15, 16, 17, 31, 32, 33, 45].map(|n| (values, n)))
+    {
+        let row = vec![0; kind.row_bytes(n as u64).unwrap() as usize];
+        let matrix = Matrix::new(&row, kind, 1, n).unwrap();
+        let quantized = |isa: Isa| {
+            let (mut blocks, mut rest) = ([Quantized::ZERO; 2], [Rest::ZERO; 2]);
+            let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
+            activations.quantize(isa, &values[..n], n, &[&matrix]);
+            let starts = blocks.map(|block| (block.start, block.start_halves));
+            for (block, (start, halves)) in blocks.iter_mut().zip(starts) {
+                // What they begin with is the sum times what weights are stored above what they are.
+                let below = block.below_halves.map(|below| below as i32);
+                let offset = if below[0] + below[1] == 0 { 0 } else { start / (below[0] + below[1]) };
+                assert_eq!((start, halves), (offset * (below[0] + below[1]), below.map(|below| offset * below)));
+                assert!([0, 128].contains(&offset), "{}", isa.name());
+                (block.start, block.start_halves) = (0, [0; 2]);
+            }
+            (format!("{blocks:?}"), rest.map(|rest| rest.q))
+        };
+        let want = quantized(Isa::SCALAR);
+        for isa in Isa::available() {
+            assert_eq!(quantized(isa), want, "{n} values on {}", isa.name());
         }
     }
 }

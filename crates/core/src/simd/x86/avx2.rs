@@ -23,7 +23,8 @@ macro_rules! each {
     }};
 }
 
-/// Byte by byte `a * b`, wrapping: the sixteen-bit products of the lower bytes, and of the upper ones where the lower are zero.
+/// Byte by byte `a * b`, wrapping. Of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a` has
+/// lost its even byte, and `b` has been moved to its place.
 #[inline(always)]
 unsafe fn times(a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: the caller has AVX2.
@@ -204,9 +205,10 @@ impl Simd for Avx2 {
     fn round(self, x: Self::F, out: &mut [i8; LANES]) -> i32 {
         // SAFETY: 16 bytes may be written; the token proves the instructions.
         unsafe {
-            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let low = |x| _mm256_and_si256(_mm256_cvtps_epi32(x), _mm256_set1_epi32(255));
+            let words = _mm256_packus_epi32(low(x.0), low(x.1));
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
             sum_bytes(bytes)
         }

@@ -251,7 +251,8 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
     fn times(self, a: Self::C, b: Self::C) -> Self::C {
         // SAFETY: the token proves the instructions.
         unsafe {
-            // There are products of sixteen bits: the lower bytes', and the upper ones' where the lower are zero.
+            // Of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a` has lost its even
+            // byte, and `b` has been moved to its place.
             let low = _mm512_set1_epi16(255);
             let even = _mm512_and_si512(_mm512_mullo_epi16(a, b), low);
             let odd = _mm512_mullo_epi16(_mm512_andnot_si512(low, a), _mm512_srli_epi16::<8>(b));

@@ -22,7 +22,8 @@ macro_rules! each {
     }};
 }
 
-/// Byte by byte `a * b`, wrapping: the sixteen-bit products of the lower bytes, and of the upper ones where the lower are zero.
+/// Byte by byte `a * b`, wrapping. Of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a` has
+/// lost its even byte, and `b` has been moved to its place.
 #[inline(always)]
 unsafe fn times(a: __m128i, b: __m128i) -> __m128i {
     // SAFETY: the caller has SSE4.1.
