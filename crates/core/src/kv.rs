@@ -188,6 +188,8 @@ fn store_q4(values: &[f32], out: &mut [u8]) {
 
 /// Reading of cached rows, sixteen values at a time.
 pub(crate) trait CacheFormat {
+    /// Whether a row is its values and nothing else, so that those of several rows are read as one.
+    const IS_PLAIN: bool = false;
     /// Values `column` to `column + n` of a row, as floats, zero from `n` on; `n` is at most [`LANES`].
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F;
 }
@@ -208,6 +210,8 @@ fn whole<const N: usize>(row: &[u8], at: usize) -> &[u8; N] {
 }
 
 impl CacheFormat for CacheF32 {
+    const IS_PLAIN: bool = true;
+
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
         let at = 4 * column;
@@ -216,6 +220,8 @@ impl CacheFormat for CacheF32 {
 }
 
 impl CacheFormat for CacheF16 {
+    const IS_PLAIN: bool = true;
+
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], column: usize, n: usize) -> S::F {
         let at = 2 * column;

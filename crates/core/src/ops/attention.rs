@@ -15,7 +15,7 @@ use super::math::{exp, sum};
 use super::matmul::Crew;
 use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, PAGE, Place};
 use crate::quant;
-use crate::simd::{Kernel, LANES, Simd, TILE};
+use crate::simd::{Kernel, LANES, Simd, TILE, each};
 use crate::store::{Head, Lost, Spill};
 use crate::workers::{Columns, Single, Workers, split};
 use core::ops::Range;
@@ -278,6 +278,13 @@ impl Score<'_, '_> {
         for t in 0..T {
             last[t] = s.load_part(&queries[t][whole..]);
         }
+        let is_half = C::IS_PLAIN && S::SUMS_HALVES && queries[0].len() == LANES / 2;
+        let mut twice = last;
+        if is_half {
+            for t in 0..T {
+                twice[t] = s.load(&each!(16, lane => queries[t][lane % (LANES / 2)]));
+            }
+        }
         let row_bytes = self.keys.row_bytes;
         let mut sums = [[s.splat(0.0); LANES]; T];
         let mut done = 0;
@@ -285,6 +292,14 @@ impl Score<'_, '_> {
             // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
+                if is_half && n == LANES {
+                    for t in 0..T {
+                        let out = &mut self.scores[(at + t) * self.stride + done..][..LANES];
+                        pairs::<S, C>(s, twice[t], group, self.scale, out);
+                    }
+                    done += n;
+                    continue;
+                }
                 for i in 0..n {
                     let products = products::<S, C, T>(s, (&queries, &last), &group[i * row_bytes..][..row_bytes]);
                     for t in 0..T {
@@ -301,6 +316,31 @@ impl Score<'_, '_> {
     }
 }
 
+/// Writes the scores of a query of half a vector, which `query` has twice, with sixteen keys, of which a vector holds two.
+#[inline(always)]
+fn pairs<S: Simd, C: CacheFormat>(s: S, query: S::F, keys: &[u8], scale: f32, out: &mut [f32]) {
+    let pair_bytes = keys.len() / (LANES / 2);
+    // A sum begins with zero.
+    let products = each!(8, i => {
+        let pair = C::load(s, &keys[i * pair_bytes..][..pair_bytes], 0, LANES);
+        s.add(s.splat(0.0), s.mul(query, pair))
+    });
+    put(s, s.mul(s.half_sums(&products), s.splat(scale)), out);
+}
+
+/// Writes as many lanes as there is room for.
+#[inline(always)]
+fn put<S: Simd>(s: S, lanes: S::F, out: &mut [f32]) {
+    match out.as_mut_array() {
+        Some(out) => s.store(lanes, out),
+        None => {
+            let mut all = [0.0; LANES];
+            s.store(lanes, &mut all);
+            out.copy_from_slice(&all[..out.len()]);
+        }
+    }
+}
+
 /// Writes the sums of the first vectors, times `scale`.
 #[inline(always)]
 fn add_up<S: Simd>(s: S, sums: &[S::F; LANES], scale: f32, out: &mut [f32]) {
@@ -309,15 +349,7 @@ fn add_up<S: Simd>(s: S, sums: &[S::F; LANES], scale: f32, out: &mut [f32]) {
         out.iter_mut().zip(sums).for_each(|(out, &sums)| *out = s.sum(sums) * scale);
         return;
     }
-    let scores = s.mul(s.sums(sums), s.splat(scale));
-    match out.as_mut_array() {
-        Some(out) => s.store(scores, out),
-        None => {
-            let mut group = [0.0; LANES];
-            s.store(scores, &mut group);
-            out.copy_from_slice(&group[..out.len()]);
-        }
-    }
+    put(s, s.mul(s.sums(sums), s.splat(scale)), out);
 }
 
 /// The products of queries, of which `last` has the values behind the last whole vector, with a key, lane by lane.
@@ -484,14 +516,7 @@ impl Mix<'_, '_, '_> {
         for (query, sums) in self.queries[at..].iter().zip(sums) {
             let out = &mut self.columns.row(query.token)[query.column + first..][..N * width];
             for (out, sums) in out.chunks_mut(LANES).zip(sums) {
-                match out.as_mut_array() {
-                    Some(out) => s.store(sums, out),
-                    None => {
-                        let mut lanes = [0.0; LANES];
-                        s.store(sums, &mut lanes);
-                        out.copy_from_slice(&lanes[..out.len()]);
-                    }
-                }
+                put(s, sums, out);
             }
         }
         N * width

@@ -137,6 +137,8 @@ pub trait Simd: Copy {
     const IS_NARROW: bool = false;
     /// Whether the registers hold [`LANES`] vectors and more.
     const IS_WIDE: bool = false;
+    /// Whether [`Simd::half_sums`] costs less than as many sums of whole vectors.
+    const SUMS_HALVES: bool = false;
     /// Whether bytes are looked up in a table of 256 by instructions, and not one by one.
     const LOOKS_UP_BYTES: bool = false;
 
@@ -196,6 +198,19 @@ pub trait Simd: Copy {
     #[inline(always)]
     fn sums(self, v: &[Self::F; LANES]) -> Self::F {
         self.load(&each!(16, i => self.sum(v[i])))
+    }
+
+    /// The sums of the first and of the second half of each vector, one after the other, as [`Simd::sum`] adds a half and zeros; used where
+    /// [`Simd::SUMS_HALVES`].
+    #[inline(always)]
+    fn half_sums(self, v: &[Self::F; LANES / 2]) -> Self::F {
+        let (mut lanes, mut sums) = ([0.0; LANES], [0.0; LANES]);
+        for (v, sums) in v.iter().zip(sums.as_chunks_mut::<2>().0) {
+            self.store(*v, &mut lanes);
+            let (first, second) = lanes.split_at(LANES / 2);
+            *sums = [self.sum(self.load_part(first)), self.sum(self.load_part(second))];
+        }
+        self.load(&sums)
     }
 
     /// The same float for every row.

@@ -228,14 +228,16 @@ struct Lanes<'a> {
 }
 
 impl Kernel for Lanes<'_> {
-    type Output = (u32, i32, [i8; LANES], [u32; TILE]);
+    type Output = (u32, i32, [i8; LANES], [u32; TILE], [f32; LANES]);
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
         let (x, mut rounded, mut products) = (s.load(self.x), [0; LANES], [0; TILE]);
         let [a, b] = self.bytes;
         s.put(s.times(s.lanes(a), s.lanes(b)), &mut products);
-        (s.largest(x), s.round(x, &mut rounded), rounded, products)
+        let mut sums = [0.0; LANES];
+        s.store(s.half_sums(&each!(8, i => s.add(x, s.splat(i as f32 / 3.0)))), &mut sums);
+        (s.largest(x), s.round(x, &mut rounded), rounded, products, sums)
     }
 }
 
@@ -248,11 +250,13 @@ fn lanes_are_rounded_and_multiplied_one_by_one() {
         let x = if round == 0 { &ties } else { &random };
         let [a, b] = core::array::from_fn(|_| core::array::from_fn(|_| numbers.next() as u32));
         for isa in Isa::available() {
-            let (largest, sum, rounded, products) = isa.run(Lanes { x, bytes: [&a, &b] });
+            let (largest, sum, rounded, products, sums) = isa.run(Lanes { x, bytes: [&a, &b] });
             let name = isa.name();
             assert_eq!(rounded, x.map(|x| x.round_ties_even() as i8), "{name}");
             assert_eq!(sum, rounded.iter().map(|&byte| i32::from(byte)).sum::<i32>(), "{name}");
             assert_eq!(f32::from_bits(largest), x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs())), "{name}");
+            let (.., want) = Isa::SCALAR.run(Lanes { x, bytes: [&a, &b] });
+            assert_eq!(sums.map(f32::to_bits), want.map(f32::to_bits), "{name}");
             for (product, (a, b)) in products.iter().zip(a.iter().zip(&b)) {
                 let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
                 assert_eq!(product.to_le_bytes(), core::array::from_fn(|i| a[i].wrapping_mul(b[i])), "{name}");
@@ -268,7 +272,7 @@ fn not_a_number_is_the_largest() {
         let mut x = [1.0; LANES];
         x[lane] = wrong;
         for isa in Isa::available() {
-            let (largest, sum, rounded, _) = isa.run(Lanes { x: &x, bytes: [&[0; TILE]; 2] });
+            let (largest, sum, rounded, ..) = isa.run(Lanes { x: &x, bytes: [&[0; TILE]; 2] });
             assert_eq!(largest, wrong.to_bits() & 0x7fff_ffff, "{}", isa.name());
             assert_eq!((sum, rounded[lane]), (15, 0), "{}", isa.name());
         }

@@ -68,6 +68,7 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
     /// VNNI multiplies unsigned weights with signed activations.
     const OFFSET: i32 = if LATER { 128 } else { 0 };
     const IS_WIDE: bool = true;
+    const SUMS_HALVES: bool = true;
     /// VBMI looks up bytes.
     const LOOKS_UP_BYTES: bool = LATER;
 
@@ -183,6 +184,25 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
                 _mm512_shuffle_ps::<0b10_00_10_00>(first, second),
                 _mm512_shuffle_ps::<0b11_01_11_01>(first, second),
             )
+        }
+    }
+
+    /// Every step adds halves of what two vectors have left. Quarter `k` of the last one has number `k` of each four halves, in order.
+    #[inline(always)]
+    fn half_sums(self, v: &[Self::F; LANES / 2]) -> Self::F {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let four = |i: usize| {
+                let (a, b) = (v[i], v[i + 1]);
+                _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+            };
+            let (first, second) = (add_pairs(four(0), four(2)), add_pairs(four(4), four(6)));
+            let sums = _mm512_add_ps(
+                _mm512_shuffle_ps::<0b10_00_10_00>(first, second),
+                _mm512_shuffle_ps::<0b11_01_11_01>(first, second),
+            );
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_ps(order, sums)
         }
     }
 
