@@ -3,7 +3,8 @@
 use crate::built::is_among;
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::quant::Type;
-use crate::simd::{BLOCK, LANES, Simd, padded, round_to_i8};
+use crate::round::round_to_i8;
+use crate::simd::{BLOCK, LANES, Simd, padded};
 
 /// Bytes of a whole block of [`CacheType::Q4_0`].
 const Q4_BYTES: usize = 2 + BLOCK / 2;

@@ -7,6 +7,7 @@
 mod built;
 pub mod bytes;
 pub mod half;
+mod round;
 pub mod packed;
 pub mod simd;
 pub mod quant;

@@ -8,6 +8,7 @@ const ORDER: &[&str] = &[
     "built",
     "bytes",
     "half",
+    "round",
     "packed",
     "simd",
     "quant",

@@ -325,20 +325,7 @@ fn pairs<S: Simd, C: CacheFormat>(s: S, query: S::F, keys: &[u8], scale: f32, ou
         let pair = C::load(s, &keys[i * pair_bytes..][..pair_bytes], 0, LANES);
         s.add(s.splat(0.0), s.mul(query, pair))
     });
-    put(s, s.mul(s.half_sums(&products), s.splat(scale)), out);
-}
-
-/// Writes as many lanes as there is room for.
-#[inline(always)]
-fn put<S: Simd>(s: S, lanes: S::F, out: &mut [f32]) {
-    match out.as_mut_array() {
-        Some(out) => s.store(lanes, out),
-        None => {
-            let mut all = [0.0; LANES];
-            s.store(lanes, &mut all);
-            out.copy_from_slice(&all[..out.len()]);
-        }
-    }
+    s.store_part(s.mul(s.half_sums(&products), s.splat(scale)), out);
 }
 
 /// Writes the sums of the first vectors, times `scale`.
@@ -349,7 +336,7 @@ fn add_up<S: Simd>(s: S, sums: &[S::F; LANES], scale: f32, out: &mut [f32]) {
         out.iter_mut().zip(sums).for_each(|(out, &sums)| *out = s.sum(sums) * scale);
         return;
     }
-    put(s, s.mul(s.sums(sums), s.splat(scale)), out);
+    s.store_part(s.mul(s.sums(sums), s.splat(scale)), out);
 }
 
 /// The products of queries, of which `last` has the values behind the last whole vector, with a key, lane by lane.
@@ -516,7 +503,7 @@ impl Mix<'_, '_, '_> {
         for (query, sums) in self.queries[at..].iter().zip(sums) {
             let out = &mut self.columns.row(query.token)[query.column + first..][..N * width];
             for (out, sums) in out.chunks_mut(LANES).zip(sums) {
-                put(s, sums, out);
+                s.store_part(sums, out);
             }
         }
         N * width

@@ -1,12 +1,8 @@
 //! Elementary functions of our own: additions and multiplications in one fixed order, so that every machine gets the same
 //! bits (a platform's `expf` differs in the last one).
 
+use crate::round::{ROUND, ROUND_BITS};
 use crate::simd::{Kernel, LANES, Simd};
-
-/// 1.5 * 2^23: added and taken away again it rounds a float to an integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
-/// The same number's bits.
-const ROUND_BITS: i32 = 0x4b40_0000;
 
 /// `e^x` to about one unit in the last place; 0 below -87, infinite above 88, NaN for NaN.
 ///

@@ -4,7 +4,7 @@
 
 use crate::quant::panel::{BLOCKS, COLUMNS, Panel, Shape};
 use crate::quant::{self, Activation, Quantized, Rest};
-use crate::simd::{BLOCK, Isa, Kernel, Simd, TILE};
+use crate::simd::{BLOCK, Isa, Kernel, Simd};
 use crate::workers::Columns;
 
 /// Tokens whose activations meet a lane of weights while it is in a register.
@@ -148,15 +148,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             }
         }
         for t in 0..T {
-            let out = &mut self.out.columns.row(token + t)[range.clone()];
-            match out.as_mut_array() {
-                Some(out) => s.rows_store(totals[t], out),
-                None => {
-                    let mut all = [0.0; TILE];
-                    s.rows_store(totals[t], &mut all);
-                    out.copy_from_slice(&all[..out.len()]);
-                }
-            }
+            s.rows_store_part(totals[t], &mut self.out.columns.row(token + t)[range.clone()]);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::activation::{Activation, Quantized};
 use super::tile::Cut;
+use crate::round::nearest;
 use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Blocks that a panel has room for.
@@ -45,14 +46,14 @@ impl Shape {
     /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
     #[inline(always)]
     pub(crate) fn start(self, a: &Quantized) -> i32 {
-        if self.signed { a.start } else { self.bias * small_integer(a.below) }
+        if self.signed { a.start } else { self.bias * nearest(a.below) }
     }
 
     /// The same for each half.
     #[inline(always)]
     pub(crate) fn start_halves(self, a: &Quantized) -> [i32; 2] {
         let [first, second] = a.below_halves;
-        if self.signed { a.start_halves } else { [self.bias * small_integer(first), self.bias * small_integer(second)] }
+        if self.signed { a.start_halves } else { [self.bias * nearest(first), self.bias * nearest(second)] }
     }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.
@@ -62,14 +63,6 @@ impl Shape {
             && self.n_mins == other.n_mins
             && self.rest == other.rest
     }
-}
-
-/// The integer that `x` is, of less than 2^22; a cast would also see to what does not fit or is no number.
-#[inline(always)]
-fn small_integer(x: f32) -> i32 {
-    /// Its last bit is a unit.
-    const BASE: f32 = 12_582_912.0;
-    ((x + BASE).to_bits() as i32).wrapping_sub(BASE.to_bits() as i32)
 }
 
 /// How rows of the format `F` become panels.

@@ -16,6 +16,7 @@ mod wasm;
 mod x86;
 
 use crate::built::is_among;
+use crate::round::round_to_i8;
 
 pub use scalar::Scalar;
 
@@ -250,8 +251,8 @@ pub trait Simd: Copy {
     fn down(self, x: Self::C, n: usize) -> Self::C;
     /// Byte by byte `a - b`, wrapping.
     fn less(self, a: Self::C, b: Self::C) -> Self::C;
-    /// Byte by byte `a * b`, wrapping.
-    fn times(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Sixteen bits by sixteen bits `a * b`, wrapping.
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C;
     /// For each byte, which is below sixteen, the entry of `table`.
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C;
     /// For the lower six bits of each byte, the entry of `table`.
@@ -304,6 +305,13 @@ pub trait Simd: Copy {
         let negative = self.spread(signs, first);
         self.less(self.xor(x, negative), negative)
     }
+    /// Byte by byte `a * b`, wrapping: of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a`
+    /// has lost its even byte, and `b` has been moved to its place.
+    #[inline(always)]
+    fn times(self, a: Self::C, b: Self::C) -> Self::C {
+        let even = self.and(self.times_16(a, b), self.all(0x00ff_00ff));
+        self.or(even, self.times_16(self.and(a, self.all(0xff00_ff00)), self.down(b, 8)))
+    }
     /// Each byte shifted right by `shift`, and then those bits of it that `mask` has.
     #[inline(always)]
     fn bits(self, x: Self::C, shift: usize, mask: u8) -> Self::C {
@@ -326,6 +334,30 @@ pub trait Simd: Copy {
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> Self::F {
         self.load(&padded(x))
+    }
+    /// Writes as many lanes as there is room for.
+    #[inline(always)]
+    fn store_part(self, v: Self::F, out: &mut [f32]) {
+        match out.as_mut_array() {
+            Some(out) => self.store(v, out),
+            None => {
+                let mut all = [0.0; LANES];
+                self.store(v, &mut all);
+                out.copy_from_slice(&all[..out.len()]);
+            }
+        }
+    }
+    /// Writes the floats of as many rows as there is room for.
+    #[inline(always)]
+    fn rows_store_part(self, v: Self::R, out: &mut [f32]) {
+        match out.as_mut_array() {
+            Some(out) => self.rows_store(v, out),
+            None => {
+                let mut all = [0.0; TILE];
+                self.rows_store(v, &mut all);
+                out.copy_from_slice(&all[..out.len()]);
+            }
+        }
     }
     /// Up to sixteen little-endian floats, the missing ones zero.
     #[inline(always)]
@@ -360,14 +392,6 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
         piece /= 2;
     }
     all
-}
-
-/// Rounds a float from -127.5 to 127.5 to the nearest integer, ties to even; what is infinite or no number becomes 0.
-///
-/// Adding 1.5 * 2^23 leaves no room for a fraction, so the addition itself rounds, the same on every machine.
-#[inline(always)]
-pub(crate) fn round_to_i8(x: f32) -> i8 {
-    (x + 12_582_912.0).to_bits() as i8
 }
 
 /// [`Simd::lookup256`] byte by byte.

@@ -141,8 +141,8 @@ impl Simd for Scalar {
         each(|row| bytes(|i| a[row].to_le_bytes()[i].wrapping_sub(b[row].to_le_bytes()[i])))
     }
     #[inline(always)]
-    fn times(self, a: Self::C, b: Self::C) -> Self::C {
-        each(|row| bytes(|i| a[row].to_le_bytes()[i].wrapping_mul(b[row].to_le_bytes()[i])))
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
+        each(|row| a[row].wrapping_mul(b[row]) & 0xffff | (a[row] >> 16).wrapping_mul(b[row] >> 16) << 16)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

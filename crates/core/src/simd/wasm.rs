@@ -206,10 +206,8 @@ impl Simd for Simd128 {
         each!(u8x16_sub, a, b)
     }
     #[inline(always)]
-    fn times(self, a: Self::C, b: Self::C) -> Self::C {
-        let low = u16x8_splat(255);
-        let times = |a, b| v128_or(v128_and(i16x8_mul(a, b), low), i16x8_mul(v128_andnot(a, low), u16x8_shr(b, 8)));
-        each!(times, a, b)
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(i16x8_mul, a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

@@ -169,8 +169,8 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         each!(|a, b| vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))), a, b)
     }
     #[inline(always)]
-    fn times(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(|a, b| vreinterpretq_u32_u8(vmulq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b))), a, b)
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(|a, b| vreinterpretq_u32_u16(vmulq_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b))), a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

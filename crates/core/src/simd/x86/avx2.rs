@@ -23,18 +23,6 @@ macro_rules! each {
     }};
 }
 
-/// Byte by byte `a * b`, wrapping. Of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a` has
-/// lost its even byte, and `b` has been moved to its place.
-#[inline(always)]
-unsafe fn times(a: __m256i, b: __m256i) -> __m256i {
-    // SAFETY: the caller has AVX2.
-    unsafe {
-        let low = _mm256_set1_epi16(255);
-        let even = _mm256_and_si256(_mm256_mullo_epi16(a, b), low);
-        _mm256_or_si256(even, _mm256_mullo_epi16(_mm256_andnot_si256(low, a), _mm256_srli_epi16::<8>(b)))
-    }
-}
-
 /// The lanes of the first `n` of eight values, for a masked load.
 #[inline(always)]
 unsafe fn first(n: usize) -> __m256i {
@@ -268,8 +256,8 @@ impl Simd for Avx2 {
         each!(_mm256_sub_epi8, a, b)
     }
     #[inline(always)]
-    fn times(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(times, a, b)
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(_mm256_mullo_epi16, a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {

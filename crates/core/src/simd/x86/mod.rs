@@ -103,7 +103,7 @@ unsafe fn square_root(x: f32) -> f32 {
 
 /// The sum of sixteen signed bytes: with the sign bit turned a byte is the number plus 128.
 #[inline(always)]
-unsafe fn sum_bytes(bytes: __m128i) -> i32 {
+fn sum_bytes(bytes: __m128i) -> i32 {
     // SAFETY: SSE2 is part of x86-64.
     unsafe {
         let halves = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8(-128)), _mm_setzero_si128());

@@ -22,18 +22,6 @@ macro_rules! each {
     }};
 }
 
-/// Byte by byte `a * b`, wrapping. Of even bytes it is the lower half of sixteen bits' product; of odd ones the upper half, where `a` has
-/// lost its even byte, and `b` has been moved to its place.
-#[inline(always)]
-unsafe fn times(a: __m128i, b: __m128i) -> __m128i {
-    // SAFETY: the caller has SSE4.1.
-    unsafe {
-        let low = _mm_set1_epi16(255);
-        let even = _mm_and_si128(_mm_mullo_epi16(a, b), low);
-        _mm_or_si128(even, _mm_mullo_epi16(_mm_andnot_si128(low, a), _mm_srli_epi16::<8>(b)))
-    }
-}
-
 impl Simd for Sse41 {
     type F = [__m128; 4];
     type C = [__m128i; 4];
@@ -182,8 +170,8 @@ impl Simd for Sse41 {
         each!(_mm_sub_epi8, a, b)
     }
     #[inline(always)]
-    fn times(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(times, a, b)
+    fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
+        each!(_mm_mullo_epi16, a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
