@@ -16,7 +16,7 @@ use smidgen_core::simd::Isa;
 use smidgen_core::tokenizer::Tokenizer;
 use smidgen_host::pages;
 use smidgen_host::spill::SpillShape;
-use smidgen_host::weights::Residency;
+use smidgen_host::weights::{Caches, Residency};
 use std::collections::BTreeMap;
 
 /// What a process does with a model, which decides how much of the program it touches.
@@ -149,6 +149,9 @@ pub struct Budget {
     /// Which weights are among them, of a model that is read in parts.
     #[serde(skip)]
     pub residency: Option<Residency>,
+    /// The caches whose memory is lent to streamed weights until they use it.
+    #[serde(skip)]
+    pub lender: Option<Caches>,
     /// The older rows of caches that are kept in a file, if some are.
     #[serde(skip)]
     pub spilled: Option<SpillShape>,
@@ -157,7 +160,7 @@ pub struct Budget {
 impl Budget {
     /// The sum of `lines` for a process that does `work`.
     pub fn of_lines(lines: Vec<Line>, work: Work) -> Self {
-        Self { lines, work, kinds: Vec::new(), isa: None, residency: None, spilled: None }
+        Self { lines, work, kinds: Vec::new(), isa: None, residency: None, lender: None, spilled: None }
     }
 
     /// Adds what `other` takes, of another model that the same process runs, and calls it `name`. What of the program both need is
@@ -230,6 +233,9 @@ impl Budget {
                 budget.lines.iter_mut().filter(|line| line.name == PARTS_CODE).for_each(read);
             }
             budget.add_weights(&residency);
+            // What is mapped beside caches that are reserved as a whole needs addresses of its own.
+            let can_lend = !residency.streamed().is_empty() && !smidgen_host::machine::has_few_addresses();
+            budget.lender = can_lend.then(|| Caches::of(model.hparams(), plan));
             budget.residency = Some(residency);
         }
         Ok(budget)
@@ -316,9 +322,21 @@ impl Budget {
         Ok(if fewest.1.with_process() < all.1.with_process() { fewest } else { all })
     }
 
-    /// Of the weights, what is read from the file for every pass.
+    /// Of the weights, what is read from the file for every pass when the context is full.
     pub fn streamed_bytes(&self) -> u64 {
         self.residency.as_ref().map_or(0, Residency::streamed_bytes)
+    }
+
+    /// The same when `n_positions` are in the caches, and weights in the memory that these do not use yet.
+    pub fn streamed_bytes_at(&self, n_positions: usize) -> u64 {
+        let room = self.lender.as_ref().map_or(0, |caches| caches.unused_bytes(n_positions));
+        self.residency.as_ref().map_or(0, |residency| residency.streamed_beside(room))
+    }
+
+    /// What so many bytes of streamed weights have in the file, about: where it is packed, parts of it are packed more tightly than others.
+    pub fn in_file(&self, n_streamed: u64) -> u64 {
+        let unpacked = self.residency.as_ref().map_or(0, Residency::unpacked_streamed_bytes).max(1);
+        (u128::from(n_streamed) * u128::from(self.streamed_bytes()) / u128::from(unpacked)) as u64
     }
 
     /// Of the caches, what is read from a file for every pass when the context is full.

@@ -283,6 +283,7 @@ impl<'a> Engine<'a> {
     pub fn restore<E>(&mut self, n: usize, mut fill: impl FnMut(&mut [u8], usize) -> Result<(), E>) -> Result<(), E> {
         assert!(n <= self.context_tokens && self.plan.limits().keeps_all && self.plan.spilled_rows() == 0);
         self.position = 0;
+        self.store.caches_grow(n);
         for cache in [&mut self.buffers.keys, &mut self.buffers.values] {
             let row_bytes = cache.row_bytes();
             cache.pieces_mut(n, self.context_tokens).try_for_each(|piece| fill(piece, row_bytes))?;
@@ -307,6 +308,7 @@ impl<'a> Engine<'a> {
     fn pass(&mut self, tokens: &[u32], observer: &mut impl Observer) -> Result<(), Error> {
         self.oldest = self.oldest.max(self.least_left(self.position + tokens.len()));
         self.spill_until(self.position + tokens.len())?;
+        self.store.caches_grow(self.position + tokens.len());
         observer.begin(Op::Embed);
         self.embed(tokens)?;
         self.rotate_angles(tokens.len());

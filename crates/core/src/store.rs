@@ -31,6 +31,11 @@ pub trait Store {
     /// # Errors
     /// A row that could not be had.
     fn fetch(&self, at: u64, row_bytes: usize, each: Each<'_>) -> Result<(), Fault>;
+
+    /// Hears before every pass how many positions will be in the caches after it. Their memory is not written to before.
+    fn caches_grow(&self, n_positions: usize) {
+        let _ = n_positions;
+    }
 }
 
 /// Rows of a cache that could not be had, or not be kept. Who keeps them knows more.

@@ -114,6 +114,18 @@ impl Deref for Image {
     }
 }
 
+/// `len` zeroed bytes that take memory page by page, when they are first written to.
+///
+/// # Errors
+/// When there are no addresses for them.
+pub fn zeroed(len: usize) -> std::io::Result<Pages> {
+    let pages = Pages::map_anon(len)?;
+    // A system that gave two megabytes for the first byte would break the promise.
+    #[cfg(target_os = "linux")]
+    let _ = pages.advise(memmap2::Advice::NoHugePage);
+    Ok(pages)
+}
+
 /// Opens `path` when it is an ordinary file that is not empty; with its length.
 pub(crate) fn open_file(path: &Path) -> Result<(File, u64), Error> {
     // The type is asked before the file is opened: opening a pipe would wait for its other end.

@@ -25,6 +25,22 @@ pub fn n_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Bytes of a page: memory is given to processes in whole ones.
+pub fn page_bytes() -> usize {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    return rustix::param::page_size();
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    4096
+}
+
+/// Whether the addresses of this process are limited, and not only the memory behind them (`ulimit -v`).
+pub fn has_few_addresses() -> bool {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    return rustix::process::getrlimit(rustix::process::Resource::As).current.is_some();
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    false
+}
+
 /// The number of bytes on the line of `path` that begins with `field`.
 fn proc_kib(path: &str, field: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;

@@ -7,8 +7,9 @@ use smidgen_core::kv::CacheType;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::plan::{Limits, Plan};
 use smidgen_core::simd::Isa;
+use smidgen_core::store::Store;
 use smidgen_core::workers::Single;
-use smidgen_host::weights::{DirectFile, Kept, Outline, Residency, Sources, Stamp, Storage, Stream};
+use smidgen_host::weights::{Caches, DirectFile, Kept, Outline, Residency, Sources, Stamp, Storage, Stream};
 use smidgen_host::{ConvertOptions, Error};
 use std::fs::File;
 use std::io;
@@ -103,6 +104,44 @@ fn any_budget_gives_the_same_bits() {
         let open = |outline: &Outline, residency: &Residency| outline.stream(residency).unwrap();
         let got = with_parts(&path, budget, open, |engine, _| bits(engine).unwrap());
         assert!(got == want, "with {budget} bytes");
+    }
+}
+
+/// Who streams what `residency` leaves out and keeps what fits into the memory of caches for 512 positions.
+fn lent(outline: &Outline, residency: &Residency) -> Stream {
+    let gguf = outline.gguf().unwrap();
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+    let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
+    let plan = Plan::new(&model, &Limits { context_tokens: 512, ..LIMITS }).unwrap();
+    outline.stream(residency).unwrap().with_room(Caches::of(model.hparams(), &plan))
+}
+
+/// Parts stay in memory that caches will use, and go when they use it; the bits are the same before, meanwhile and after.
+#[test]
+fn memory_that_caches_do_not_use_yet_keeps_parts() {
+    let (_directory, path) = copy();
+    let want = expected();
+    for (budget, all_fit) in [(0, false), (200 << 10, false), (900 << 10, true)] {
+        with_parts(&path, budget, lent, |engine, stream| {
+            let check = |engine: &mut Engine<'_>| {
+                let before = stream.n_streamed();
+                engine.truncate(0);
+                assert!(bits(engine).unwrap() == want, "with {budget} bytes");
+                stream.n_streamed() - before
+            };
+            let first = check(engine);
+            let mut before = check(engine);
+            assert!(before < first && (before == 0) == all_fit, "with {budget} bytes: {before} after {first}");
+            for n_positions in [100, 300, 400, 450, 512] {
+                stream.caches_grow(n_positions);
+                // Going back gives no memory back.
+                stream.caches_grow(7);
+                let after = check(engine);
+                assert!(before <= after, "with {budget} bytes: {before}, then {after}");
+                before = after;
+            }
+            assert!(before > first, "with {budget} bytes: {first}, {before} when nothing is lent");
+        });
     }
 }
 

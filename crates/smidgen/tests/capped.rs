@@ -126,6 +126,35 @@ fn a_run_in_a_cgroup_of_exactly_the_cap_finishes_with_the_same_text() {
     }
 }
 
+/// What caches do not use yet holds weights: fewer are read while a context is short, none of them is in the way of a full one.
+#[test]
+fn memory_of_caches_holds_weights_until_they_use_it() {
+    for (ram, spills) in [(2600 * KIB, true), (3900 * KIB, false)] {
+        let text = ram.to_string();
+        let run = |n_tokens: &str| {
+            let words = ["run", TALES, "--json", "-p", "Once upon a time", "--temp", "0", "--ignore-eos", "-c", "512"];
+            let words = [&words[..], &["-n", n_tokens, "--ram", &text]].concat();
+            let group = Group::new(ram);
+            let got = json(&group.as_ref().map_or_else(|| shell("exec \"$@\"", &words), |group| group.run(&words)));
+            let peak = group.map(|group| group.peak_bytes());
+            assert!(peak.is_none_or(|peak| peak <= ram), "{n_tokens} tokens in {ram}: {peak:?}");
+            got
+        };
+        let (short, long) = (run("24"), run("500"));
+        let ids = |run: &serde_json::Value| run["ids"].as_array().unwrap()[..24].to_vec();
+        assert_eq!(ids(&short), ids(&long), "in {ram}");
+        let read = |run: &serde_json::Value| run["streamed_bytes_per_token"].as_u64().unwrap();
+        let full = long["streamed_bytes"].as_u64().unwrap();
+        println!("{ram} bytes allowed: {} and {} read for a token, {full} at the end", read(&short), read(&long));
+        assert!(read(&short) < read(&long) && read(&long) < full, "in {ram}");
+        assert_eq!(long["spilled_bytes"].as_u64() > Some(0), spills, "in {ram}");
+        let plan = ["plan", TALES, "-c", "512", "--ram", &text, "--temp", "0", "--json"];
+        let plan = json(&shell("exec \"$@\"", &plan));
+        assert_eq!(plan["streamed_bytes"].as_u64(), Some(full), "{plan}");
+        assert!(plan["streamed_bytes_at_first"].as_u64().unwrap() <= read(&short), "{plan}");
+    }
+}
+
 /// The embedded model in BF16 and packed: what is kept and what is streamed is unpacked within the cap.
 #[test]
 fn a_packed_file_stays_within_the_cap_too() {

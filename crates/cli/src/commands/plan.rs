@@ -51,12 +51,15 @@ struct Report<'a> {
     total_bytes: u64,
     ram_bytes: Option<u64>,
     fits: Option<bool>,
-    /// Of the weights, what is read from the file for every token.
+    /// Of the weights, what is read from the file for every token when the context is full.
     streamed_bytes: u64,
+    /// The same when the first token has come, and others of them lie in memory that the caches will use.
+    streamed_bytes_at_first: u64,
     /// Of the caches, what is kept in a file when the context is full.
     spilled_bytes: u64,
     /// As the probe of this machine has it, if there is one.
     tokens_per_s: Option<f64>,
+    tokens_per_s_at_first: Option<f64>,
     options: Vec<Choice>,
 }
 
@@ -76,6 +79,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     let (_, budget) = Budget::within(&source, &gguf, &model, &settings, flags.engine.ram)?;
     let question = Question::new(&source, &gguf, &model, settings);
     let streamed_bytes = budget.streamed_bytes();
+    let streamed_bytes_at_first = budget.streamed_bytes_at(1);
     let spill_path = budget.spilled.is_some().then(|| import::scratch_directory(&engine)).transpose()?;
     let streamed = Streamed {
         path: source.outline().map(|outline| outline.path()),
@@ -84,6 +88,8 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         spilled: budget.spilled_bytes(),
         spill_path: spill_path.as_deref(),
     };
+    let probe = Probe::kept();
+    let rate = |streamed| probe.as_ref().and_then(|probe| probe.tokens_per_s(&model, limits.n_threads, streamed));
     let fits = flags.engine.ram.map(|ram| budget.with_process() <= ram);
     let report = Report {
         schema: "smidgen.plan/1",
@@ -101,8 +107,10 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         ram_bytes: flags.engine.ram,
         fits,
         streamed_bytes,
+        streamed_bytes_at_first,
         spilled_bytes: budget.spilled_bytes(),
-        tokens_per_s: Probe::kept().and_then(|probe| probe.tokens_per_s(&model, limits.n_threads, streamed)),
+        tokens_per_s: rate(streamed),
+        tokens_per_s_at_first: rate(Streamed { bytes: streamed_bytes_at_first, spilled: 0, ..streamed }),
         options: flags.engine.ram.map_or(Vec::new(), |ram| question.choices(ram)),
     };
     match flags.json {
@@ -141,7 +149,12 @@ fn for_people(report: &Report<'_>) -> String {
         table.render(&[1, 2]),
     );
     if report.streamed_bytes > 0 {
-        out += &format!("\n{} are read from the file for every token.\n", report::bytes(report.streamed_bytes));
+        let [full, first] = [report.streamed_bytes, report.streamed_bytes_at_first].map(report::bytes);
+        out += &format!("\n{full} are read from the file for every token");
+        out += &match report.streamed_bytes_at_first == report.streamed_bytes {
+            true => ".\n".to_owned(),
+            false => format!(" when the context is full, {first} at first.\n"),
+        };
     }
     if report.spilled_bytes > 0 {
         out += &format!(
@@ -151,7 +164,10 @@ fn for_people(report: &Report<'_>) -> String {
     }
     match report.tokens_per_s {
         Some(rate) => {
-            out += &format!("\nAt most {} tokens per second, as this machine was probed.\n", significant(rate))
+            let first = report.tokens_per_s_at_first.map(significant).filter(|first| *first != significant(rate));
+            let at_first = first.map_or(String::new(), |first| format!(" ({first} at first)"));
+            out +=
+                &format!("\nAt most {} tokens per second{at_first}, as this machine was probed.\n", significant(rate))
         }
         None => out += "\n'smidgen probe MODEL' measures this machine; then this says how fast a run can be.\n",
     }

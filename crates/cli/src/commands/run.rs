@@ -77,8 +77,10 @@ struct Report<'a> {
     context_tokens: usize,
     timings: Timings,
     plan: &'a [Line],
-    /// Of the weights, what is read from the file for every pass.
+    /// Of the weights, what is read from the file for every pass when the context is full.
     streamed_bytes: u64,
+    /// What was read for each new token, on average.
+    streamed_bytes_per_token: u64,
     /// Of the caches, what is kept in a file when the context is full.
     spilled_bytes: u64,
     planned_bytes: u64,
@@ -111,6 +113,7 @@ impl<'a> Report<'a> {
             timings,
             plan: &session.budget.lines,
             streamed_bytes: session.budget.streamed_bytes(),
+            streamed_bytes_per_token: 0,
             spilled_bytes: session.budget.spilled_bytes(),
             planned_bytes: session.budget.total(),
             process_bytes: session.budget.process_bytes(),
@@ -240,6 +243,7 @@ fn continue_text(
     if !keeps {
         sink.write(prompt.as_bytes())?;
     }
+    let streamed_before = session.elsewhere.n_streamed();
     let outcome = generator.run(session, &mut tokens, prompted.first, &guard, &mut |piece| sink.write(piece))?;
     drop(guard);
     // Nor is the engine needed to say what it did.
@@ -259,7 +263,13 @@ fn continue_text(
     if flags.json {
         let texts = (prompt.as_str(), &*continuation);
         let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
-        let report = Report { peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak), ..report };
+        let n_streamed = session.elsewhere.n_streamed() - streamed_before;
+        let report = Report {
+            streamed_bytes_per_token: session.budget.in_file(n_streamed)
+                / outcome.n_new.saturating_sub(1).max(1) as u64,
+            peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak),
+            ..report
+        };
         report::json(stdout, &report)?;
     } else {
         if !keeps {

@@ -5,17 +5,11 @@ use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use super::parts::Part;
 use super::storage::{Stamp, Storage, Window, read_into};
 
 /// A reader calls little; a stack counts only as far as it is used.
 const STACK_BYTES: usize = 128 << 10;
-
-/// Rows that are read together.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    pub at: u64,
-    pub len: usize,
-}
 
 /// A window to be filled with a part.
 struct Request {

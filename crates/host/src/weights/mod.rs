@@ -4,9 +4,11 @@
 //! holds them, and [`Stream`] brings the others to the engine.
 
 mod ahead;
+mod parts;
 mod residency;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 mod ring;
+mod room;
 mod storage;
 mod stream;
 
@@ -19,6 +21,7 @@ use smidgen_core::gguf::{Gguf, Tensor};
 pub use ahead::Sources;
 pub(crate) use residency::READER_BYTES;
 pub use residency::{Range, Residency, Windows};
+pub use room::Caches;
 use storage::read_all;
 pub use storage::{DirectFile, SECTOR, Stamp, Storage, Window, read_into, window, window_bytes};
 pub(crate) use storage::{drop_cached, open_direct, read_at, write_at};

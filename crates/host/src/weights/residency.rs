@@ -12,6 +12,7 @@ use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::model::Model;
 use smidgen_core::ops::matmul::Matrix;
 
+use super::parts::Parts;
 use super::storage::{SECTOR, window_bytes};
 use crate::packed::{Index, PackedFile};
 
@@ -40,6 +41,13 @@ pub struct Range {
     pub group_rows: usize,
     /// Rows before the first whole group.
     pub lead_rows: usize,
+}
+
+impl Range {
+    /// Bytes of all its rows.
+    fn len(&self) -> u64 {
+        (self.row_bytes * self.n_rows) as u64
+    }
 }
 
 /// The readers' memory.
@@ -128,17 +136,27 @@ impl Residency {
 
     /// Bytes of the file that are read for every pass.
     pub fn streamed_bytes(&self) -> u64 {
-        let len = |range: &Range| (range.row_bytes * range.n_rows) as u64;
-        let read =
-            |range: &Range| self.index.as_ref().map_or(len(range), |index| index.packed_bytes(range.at, len(range)));
-        self.streamed.iter().map(read).sum()
+        self.streamed_beside(0)
+    }
+
+    /// Bytes of the file that are read for every pass when parts of it are kept in `room` bytes beside the windows.
+    pub fn streamed_beside(&self, room: u64) -> u64 {
+        let read = |at, len| self.index.as_ref().map_or(len, |index| index.packed_bytes(at, len));
+        let all: u64 = self.streamed.iter().map(|range| read(range.at, range.len())).sum();
+        let parts = Parts::new(&self.streamed, self.windows.bytes);
+        all - parts.below(parts.ranks_within(room)).map(|part| read(part.at, part.len as u64)).sum::<u64>()
+    }
+
+    /// Bytes of the rows that are read for every pass.
+    pub fn unpacked_streamed_bytes(&self) -> u64 {
+        self.streamed.iter().map(Range::len).sum()
     }
 
     /// Of a packed file, how many bytes are decoded for every pass, how many are put in their places as they are, and by how many
     /// threads; `None` when nothing is unpacked.
     pub fn unpacked_bytes(&self) -> Option<([u64; 2], usize)> {
         let index = self.index.as_ref().filter(|_| !self.streamed.is_empty())?;
-        let coded = |range: &Range| index.coded_bytes(range.at, (range.row_bytes * range.n_rows) as u64);
+        let coded = |range: &Range| index.coded_bytes(range.at, range.len());
         let sum = self.streamed.iter().map(coded).fold([0, 0], |sum, [a, b]| [sum[0] + a, sum[1] + b]);
         Some((sum, self.windows.n_readers()))
     }

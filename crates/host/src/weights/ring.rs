@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 
-use super::ahead::{Ahead, Answer, Part, Silence};
+use super::ahead::{Ahead, Answer, Silence};
+use super::parts::Part;
 use super::storage::{SECTOR, Stamp, Storage, Window, read_at, read_into, same_file, window};
 
 /// How long requests that nobody wants any more are waited for.

@@ -4,39 +4,38 @@
 //! by asking for the next part, so who reads never waits for anything but the disk, and never for a part that nobody will ask
 //! for. When the engine goes elsewhere (a prompt of several batches needs the output matrix once only) what was read ahead is
 //! dropped.
+//!
+//! Memory that is set aside for caches is of no use until they have grown. [`Stream::with_room`] lends it to parts that were streamed:
+//! they stay, as many as there is room for, and go when the caches want it.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smidgen_core::store::{Each, Fault, Store};
 
-use super::ahead::{Ahead, Answer, Part, Silence, Sources, start};
+use super::ahead::{Ahead, Answer, Silence, Sources, start};
+use super::parts::{Parts, Place};
 use super::residency::{Range, Windows};
-use super::storage::{SECTOR, Stamp, Storage, Window, read_into, window, window_bytes};
+use super::room::Caches;
+use super::storage::{Stamp, Storage, Window, read_into, window, window_bytes};
 use crate::error::Error;
+use crate::image::{Image, Pages};
 
 /// A storage that has said nothing for so long is broken; a card that wakes up or a disk that spins up is faster.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A row in the order of a pass: of which range, and which of its rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    range: usize,
-    row: usize,
-}
 
 /// The weights of one file that are not in memory, as the engine asks for them.
 pub struct Stream {
     path: PathBuf,
     /// What is read for a pass, in its order.
-    ranges: Vec<Range>,
-    /// Bytes of a window.
-    window_bytes: usize,
+    parts: Parts,
     state: RefCell<State>,
     patience: Duration,
+    /// Whose memory is lent, if anybody's.
+    caches: Option<Caches>,
 }
 
 struct State {
@@ -44,8 +43,17 @@ struct State {
     /// Parts that have been asked for and that have not been taken, in order.
     pending: VecDeque<Place>,
     free: Vec<Window>,
-    /// The first row of the part to ask for next.
+    /// The part to ask for next, unless it is kept.
     next: Place,
+    /// Parts that are kept, by the number of parts before them.
+    kept: BTreeMap<u32, Pages>,
+    /// Those below this rank are still kept when the caches have a position more: the others go in this pass once they were used, so
+    /// that they are read ahead for the next.
+    kept_ranks: u32,
+    /// The most positions that the caches have had.
+    n_positions: usize,
+    /// Bytes that were streamed so far.
+    n_streamed: u64,
     /// Whether a call has failed: what was read ahead then may have failed for the same reason, which may be gone.
     is_stale: bool,
     /// For rows that nobody could foresee.
@@ -73,24 +81,23 @@ impl Stream {
         let free = (0..windows.count).map(|_| window(windows.bytes)).collect::<io::Result<_>>().map_err(failed)?;
         let row = window(window_bytes(longest_row)).map_err(failed)?;
         let pending = VecDeque::with_capacity(windows.count);
+        let parts = Parts::new(ranges, windows.bytes);
         let state = State {
             ahead,
             pending,
             free,
-            next: Place { range: 0, row: 0 },
+            next: parts.first(),
+            kept: BTreeMap::new(),
+            kept_ranks: 0,
+            n_positions: 0,
+            n_streamed: 0,
             is_stale: false,
             storage: aside,
             row,
             expected,
             error: None,
         };
-        let stream = Stream {
-            path: path.to_path_buf(),
-            ranges: ranges.to_vec(),
-            window_bytes: windows.bytes,
-            state: state.into(),
-            patience: PATIENCE,
-        };
+        let stream = Stream { path: path.to_path_buf(), parts, state: state.into(), patience: PATIENCE, caches: None };
         stream.read_ahead(&mut stream.state.borrow_mut());
         Ok(stream)
     }
@@ -106,37 +113,37 @@ impl Stream {
         self.state.borrow_mut().error.take()
     }
 
-    /// Asks for parts while there are windows for them.
+    /// The same with parts that are kept in memory that `caches` do not use yet.
+    #[must_use]
+    pub fn with_room(self, caches: Caches) -> Self {
+        Self { caches: Some(caches), ..self }
+    }
+
+    /// Bytes that have been streamed so far, of the plain file.
+    pub fn n_streamed(&self) -> u64 {
+        self.state.borrow().n_streamed
+    }
+
+    /// Asks for parts that are not kept while there are windows for them.
     fn read_ahead(&self, state: &mut State) {
-        while let Some(window) = state.free.pop_if(|_| !self.ranges.is_empty()) {
-            let (part, next) = self.part(state.next);
+        while (state.kept.len() as u32) < self.parts.len() {
+            let Some(window) = state.free.pop() else { return };
+            while state.kept.contains_key(&state.next.n_before) {
+                state.next = self.parts.part(state.next).1;
+            }
+            let (part, next) = self.parts.part(state.next);
             state.ahead.ask(part, window);
             state.pending.push_back(state.next);
             state.next = next;
         }
     }
 
-    /// The part that begins at `place`, and where the next one does. A range has parts of about the same size that fit a window,
-    /// whole rows each, and whole groups of rows where a window has room for one.
-    fn part(&self, place: Place) -> (Part, Place) {
-        let Range { at, row_bytes, n_rows, group_rows, lead_rows } = self.ranges[place.range];
-        let most = (self.window_bytes.saturating_sub(SECTOR) / row_bytes).max(1);
-        let group = if group_rows <= most { group_rows } else { 1 };
-        let rows = n_rows.div_ceil(n_rows.div_ceil(most / group * group)).next_multiple_of(group);
-        // The first part ends where a group does.
-        let is_short = place.row == 0 && lead_rows > 0 && group > 1;
-        let rows = if is_short { lead_rows + rows - group } else { rows }.min(n_rows - place.row);
-        let part = Part { at: at + (place.row * row_bytes) as u64, len: rows * row_bytes };
-        let row = place.row + rows;
-        let is_last = row == n_rows;
-        (
-            part,
-            if is_last {
-                Place { range: (place.range + 1) % self.ranges.len(), row: 0 }
-            } else {
-                Place { row, ..place }
-            },
-        )
+    /// Keeps a copy of the part at `place`; without memory for it, it is streamed again.
+    fn keep(state: &mut State, place: Place, bytes: &[u8]) {
+        if let Ok(mut pages) = Image::pages(bytes.len() as u64) {
+            pages.copy_from_slice(bytes);
+            state.kept.insert(place.n_before, pages);
+        }
     }
 
     /// Waits for what was asked for first; with its place. `None` when nothing was.
@@ -191,21 +198,43 @@ impl Store for Stream {
     fn stream(&self, mut at: u64, row_bytes: usize, n_rows: usize, each: Each<'_>) -> Result<(), Fault> {
         let state = &mut *self.state.borrow_mut();
         let end = at + (row_bytes * n_rows) as u64;
-        let Some(range) = self.ranges.iter().position(|range| range.at == at) else {
+        let Some(mut place) = self.parts.of_range_at(at) else {
             let error = Error::failed(&self.path, format!("no rows were planned to be read at byte {at}"));
             return Err(Self::fault(state, at, error));
         };
-        let mut place = Place { range, row: 0 };
         while at < end {
-            let (part, next) = self.part(place);
-            let (window, begins) = self.take(state, place).map_err(|error| Self::fault(state, at, error))?;
-            each(&window[begins..begins + part.len]);
-            state.free.push(window);
-            self.read_ahead(state);
+            let (part, next) = self.parts.part(place);
+            let will_stay = self.parts.rank(place.n_before) < state.kept_ranks;
+            if let Some(bytes) = state.kept.get(&place.n_before) {
+                each(bytes);
+                if !will_stay {
+                    state.kept.remove(&place.n_before);
+                }
+            } else {
+                let (window, begins) = self.take(state, place).map_err(|error| Self::fault(state, at, error))?;
+                let bytes = &window[begins..begins + part.len];
+                each(bytes);
+                if will_stay {
+                    Self::keep(state, place, bytes);
+                }
+                state.n_streamed += part.len as u64;
+                state.free.push(window);
+                self.read_ahead(state);
+            }
             at += part.len as u64;
             place = next;
         }
         Ok(())
+    }
+
+    fn caches_grow(&self, n_positions: usize) {
+        let state = &mut *self.state.borrow_mut();
+        let Some(caches) = self.caches.as_ref().filter(|_| n_positions > state.n_positions) else { return };
+        state.n_positions = n_positions;
+        let ranks = |n_positions| self.parts.ranks_within(caches.unused_bytes(n_positions));
+        let now = ranks(n_positions);
+        state.kept.retain(|&n_before, _| self.parts.rank(n_before) < now);
+        state.kept_ranks = ranks(n_positions + 1);
     }
 
     fn fetch(&self, at: u64, row_bytes: usize, each: Each<'_>) -> Result<(), Fault> {
