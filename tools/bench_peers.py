@@ -6,7 +6,7 @@ Needs llama-cpp-python (pinned in tools/bench_requirements.txt) and a C compiler
 `tools/bench_models.py` makes, called NAME-TYPE.gguf. Each repetition is a process of each program, which loads the file, runs every
 test once without looking at the clock and once with it. llama.cpp runs through its C API, twice: as it comes (F16 caches, flash attention
 as it sees fit), and with exact caches and no flash attention, as smidgen runs. Of the two its better figure counts, test by test. Its
-decode loop is C, so that no interpreter is timed. smidgen runs in two ways as well (`WAYS`), and its better figure counts; what it does as
+decode loop is C, so that no interpreter is timed. smidgen runs in three ways (`WAYS`), and its best figure counts; what it does as
 it comes stands beside. A repetition begins when others leave the machine alone and is made again when they
 did not meanwhile; `others_busy` says what share of the processors they used in those that count.
 
@@ -148,12 +148,13 @@ def peer(library, path, n_threads, is_exact):
 
 
 # The ways in which smidgen runs: as it comes, which maps files of more than 64 MiB and has batches of 16 tokens, and as somebody runs it
-# who has the memory: the file read, and its rows laid together; a batch of 64 tokens.
-WAYS = [[], ["--no-mmap", "-b", "64"]]
+# who has the memory: the file read, and its rows laid together; a batch of 256 tokens; once more with caches as llama.cpp has them.
+READ = ["--no-mmap", "-b", "256"]
+WAYS = [[], READ, [*READ, "--ctk", "f16", "--ctv", "f16"]]
 
 
 def ours(smidgen, path, n_threads):
-    """The rates of one repetition of smidgen: as it comes, and the better ones of both its ways."""
+    """The rates of one repetition of smidgen: as it comes, and the best of all its ways, test by test."""
     words = [smidgen, "bench", path, "-p", "64,512", "-n", "128", "-d", "0,512", "-r", "1", "-t", str(n_threads), "--json"]
     said = [subprocess.run(words + way, check=True, capture_output=True, text=True).stdout for way in WAYS]
     ways = [[test["tokens_per_s"] for test in json.loads(text)["tests"]] for text in said]

@@ -129,7 +129,7 @@ fn a_run_in_a_cgroup_of_exactly_the_cap_finishes_with_the_same_text() {
 /// What caches do not use yet holds weights: fewer are read while a context is short, none of them is in the way of a full one.
 #[test]
 fn memory_of_caches_holds_weights_until_they_use_it() {
-    for (ram, spills) in [(2600 * KIB, true), (3900 * KIB, false)] {
+    for ram in [2600 * KIB, 3900 * KIB] {
         let text = ram.to_string();
         let run = |n_tokens: &str| {
             let words = ["run", TALES, "--json", "-p", "Once upon a time", "--temp", "0", "--ignore-eos", "-c", "512"];
@@ -147,7 +147,6 @@ fn memory_of_caches_holds_weights_until_they_use_it() {
         let full = long["streamed_bytes"].as_u64().unwrap();
         println!("{ram} bytes allowed: {} and {} read for a token, {full} at the end", read(&short), read(&long));
         assert!(read(&short) < read(&long) && read(&long) < full, "in {ram}");
-        assert_eq!(long["spilled_bytes"].as_u64() > Some(0), spills, "in {ram}");
         let plan = ["plan", TALES, "-c", "512", "--ram", &text, "--temp", "0", "--json"];
         let plan = json(&shell("exec \"$@\"", &plan));
         assert_eq!(plan["streamed_bytes"].as_u64(), Some(full), "{plan}");

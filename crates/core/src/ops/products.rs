@@ -20,11 +20,11 @@ pub(super) const IN_BATCHES: bool = !quant::IS_FOR_ONE_MODEL;
 /// Adds the products of a panel, whose first block is block `first` of the rows, to the tile's outputs.
 ///
 /// Definition, for each row and token, blocks in order. A sum is that of weight times activation, taken exactly and made a
-/// float; with one factor it is multiplied with that, with two each half's with its own, and these two added, all of which is
+/// float; with two factors each half's is multiplied with its own, and these two added, all of which is
 /// exact below 2^24. Of 16-bit activations the sum with their rests times the float nearest to 1 / 254 is added. This, times
-/// (weight scale times activation scale), is added to the total. Then, where there are minimums, the minimum times the
-/// activations' sum with its sign turned, with two minimums the sum of both halves' such products, times (the minimums'
-/// scale times activation scale).
+/// (weight scale times activation scale), is added to the total; the weight scale is that of the superblock times the block's one
+/// factor, where there is one, which is exact too. Then, where there are minimums, the minimum (times its scale, exactly) times
+/// (the activations' sum with its sign turned times their scale), with two minimums the sum of both halves' such products.
 pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, tokens: &Tokens<'_>, out: Tile<'_, '_>) {
     macro_rules! with {
         ($($signed:literal $factors:literal $mins:literal $rest:literal)+) => {
@@ -44,8 +44,7 @@ pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, toke
             }
         };
     }
-    with!(true 0 0 false true 0 0 true true 1 0 false true 2 0 false false 0 0 false false 0 1 false false 0 2 false false 1 1 false
-        false 2 2 false)
+    with!(true 0 0 false true 0 0 true true 2 0 false false 0 0 false false 0 1 false false 0 2 false false 2 2 false)
 }
 
 /// The activations of a batch, as [`Activation`] describes them, (tokens, blocks).
@@ -141,9 +140,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
                 let activation_scale = s.rows_splat(a.scale);
                 totals[t] = s.rows_add(totals[t], s.rows_mul(sums[t], s.rows_mul(scale, activation_scale)));
                 if MINS > 0 {
-                    let below = self.panel.halves.below(s, block, MINS, a);
-                    let min_scale = s.rows_mul(s.rows_load(&self.panel.min_scale[block]), activation_scale);
-                    totals[t] = s.rows_add(totals[t], s.rows_mul(below, min_scale));
+                    totals[t] = s.rows_add(totals[t], self.panel.halves.below(s, block, MINS, None, a));
                 }
             }
         }
@@ -185,9 +182,6 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
             first[t] = shape.start(&activations[t].blocks[block]);
         }
         let mut sums = self.dot(s, block, 0..COLUMNS, &q, first);
-        for sum in &mut sums {
-            *sum = halves.product(s, block, FACTORS, [*sum; 2]);
-        }
         if REST {
             for t in 0..T {
                 let rest = &activations[t].rest[block];

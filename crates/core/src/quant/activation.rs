@@ -10,20 +10,30 @@ pub struct Quantized {
     pub q: [i8; BLOCK],
     /// What the integers are to be multiplied with.
     pub scale: f32,
-    /// The sum of `q` with its sign turned, for minimums are taken away.
+    /// The sum of `q` times the scale, with its sign turned, for minimums are taken away.
     pub below: f32,
-    /// The same times what [`Simd::signed`](crate::simd::Simd::signed) adds to every weight: sums of products begin with it.
+    /// The sum of `q` times what [`Simd::signed`](crate::simd::Simd::signed) adds to every weight, with its sign turned: sums of products
+    /// begin with it.
     pub start: i32,
     /// [`Quantized::below`] of each half.
     pub below_halves: [f32; 2],
     /// [`Quantized::start`] of each half.
     pub start_halves: [i32; 2],
+    /// The sum of each half of `q`.
+    pub sums: [i32; 2],
 }
 
 impl Quantized {
     /// A block of zeros.
-    pub const ZERO: Quantized =
-        Quantized { q: [0; BLOCK], scale: 0.0, below: 0.0, start: 0, below_halves: [0.0; 2], start_halves: [0; 2] };
+    pub const ZERO: Quantized = Quantized {
+        q: [0; BLOCK],
+        scale: 0.0,
+        below: 0.0,
+        start: 0,
+        below_halves: [0.0; 2],
+        start_halves: [0; 2],
+        sums: [0; 2],
+    };
 }
 
 /// What rounding to [`Quantized::q`] took away from a block.
@@ -79,10 +89,11 @@ pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], offset: i32, blocks: &mut [Quan
         let first = s.round(s.mul(values[0], inverse), &mut q[0]);
         let second = s.round(s.mul(values[1], inverse), &mut q[1]);
         out.scale = largest / 127.0;
-        out.below = -(first + second) as f32;
+        out.below = -(first + second) as f32 * out.scale;
         out.start = -offset * (first + second);
-        out.below_halves = [-first as f32, -second as f32];
+        out.below_halves = [-first as f32 * out.scale, -second as f32 * out.scale];
         out.start_halves = [-offset * first, -offset * second];
+        out.sums = [first, second];
     }
 }
 
@@ -129,13 +140,14 @@ mod tests {
         let mut blocks = [Quantized { q: [1; BLOCK], ..Quantized::ZERO }; 2];
         quantize(Scalar, &x, 128, &mut blocks);
         assert_eq!(blocks[0].q[0], -127);
-        let Quantized { q, scale, below, start, below_halves, start_halves } = blocks[1];
+        let Quantized { q, scale, below, start, below_halves, start_halves, sums } = blocks[1];
         assert_eq!(q[7], 127);
         assert_eq!(q[8..], [0; 24]);
         let total: i16 = q.iter().map(|&q| i16::from(q)).sum();
-        let (want_below, want_start) = (f32::from(-total), -128 * i32::from(total));
+        let (want_below, want_start) = (f32::from(-total) * scale, -128 * i32::from(total));
         assert_eq!((below, below_halves), (want_below, [want_below, 0.0]));
         assert_eq!((start, start_halves), (want_start, [want_start, 0]));
+        assert_eq!(sums, [total.into(), 0]);
         assert_eq!(scale, 19.0 / 127.0);
     }
 
@@ -180,6 +192,7 @@ mod tests {
             start: 9,
             below_halves: [9.0; 2],
             start_halves: [9; 2],
+            sums: [9; 2],
         }];
         quantize(Scalar, &[0.0; BLOCK], 128, &mut blocks);
         assert_eq!(blocks[0], Quantized::ZERO);

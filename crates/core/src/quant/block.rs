@@ -33,7 +33,7 @@ impl<const N: usize> Rows<N> {
 
     /// Fills in block `block` of a panel.
     ///
-    /// A minimum is one to be added: it becomes the scale of a minimum of -1, which is taken away.
+    /// A minimum is one to be added, so its sign is turned.
     #[inline(always)]
     fn fill<S: Simd, F: Block<N>>(s: S, blocks: impl Lanes<N>, block: usize, panel: &mut Panel) {
         s.rows_store(F::scales(s, blocks), &mut panel.scale[block]);
@@ -47,8 +47,7 @@ impl<const N: usize> Rows<N> {
             Some(_) => panel.put_unsigned(s, block, weights),
         }
         if let Some(at) = F::MIN_AT {
-            s.rows_store(s.rows_splat(-1.0), &mut panel.halves.mins[block][0]);
-            s.rows_store(s.halves(blocks.half(s, at)), &mut panel.min_scale[block]);
+            s.rows_store(Self::min(s, blocks, at), &mut panel.halves.mins[block][0]);
         }
     }
 }
@@ -73,9 +72,13 @@ impl<const N: usize> Rows<N> {
         let sum = exact_sum(s, shape, &weights, &a.q, (0, COLUMNS, shape.start(a)));
         let total = s.rows_add(total, s.rows_mul(sum, s.rows_mul(scale, activation_scale)));
         let Some(at) = F::MIN_AT else { return total };
-        let below = s.rows_mul(s.rows_splat(-1.0), s.rows_splat(a.below));
-        let min_scale = s.rows_mul(s.halves(blocks.half(s, at)), activation_scale);
-        s.rows_add(total, s.rows_mul(below, min_scale))
+        s.rows_add(total, s.rows_mul(Self::min(s, blocks, at), s.rows_splat(a.below)))
+    }
+
+    /// The minimum at byte `at`, to be taken away.
+    #[inline(always)]
+    fn min<S: Simd>(s: S, blocks: impl Lanes<N>, at: usize) -> S::R {
+        s.rows_mul(s.rows_splat(-1.0), s.halves(blocks.half(s, at)))
     }
 }
 

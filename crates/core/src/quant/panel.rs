@@ -6,7 +6,6 @@
 
 use super::activation::{Activation, Quantized};
 use super::tile::Cut;
-use crate::round::nearest;
 use crate::simd::{BLOCK, Simd, TILE, each};
 
 /// Blocks that a panel has room for.
@@ -24,7 +23,7 @@ pub(crate) struct Shape {
     pub(crate) signed: bool,
     /// What unsigned weights lie above the ones meant.
     pub(crate) bias: i32,
-    /// Integers that the sums of a block are multiplied with: none, one for both halves, or one for each.
+    /// Integers that the sums of a block are multiplied with: none, or one for each half. One for both is part of the scale.
     pub(crate) n_factors: usize,
     /// Minimums of a block: none, one for both halves, or one for each.
     pub(crate) n_mins: usize,
@@ -46,14 +45,13 @@ impl Shape {
     /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
     #[inline(always)]
     pub(crate) fn start(self, a: &Quantized) -> i32 {
-        if self.signed { a.start } else { self.bias * nearest(a.below) }
+        if self.signed { a.start } else { -self.bias * (a.sums[0] + a.sums[1]) }
     }
 
     /// The same for each half.
     #[inline(always)]
     pub(crate) fn start_halves(self, a: &Quantized) -> [i32; 2] {
-        let [first, second] = a.below_halves;
-        if self.signed { a.start_halves } else { [self.bias * nearest(first), self.bias * nearest(second)] }
+        if self.signed { a.start_halves } else { a.sums.map(|sum| -self.bias * sum) }
     }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.
@@ -103,8 +101,6 @@ pub(crate) struct Panel {
     pub(crate) weights: [[[u32; TILE]; COLUMNS]; BLOCKS],
     /// (block, row): what the sums of a block are multiplied with.
     pub(crate) scale: [Row; BLOCKS],
-    /// (block, row): what minimums are multiplied with.
-    pub(crate) min_scale: [Row; BLOCKS],
     /// What the halves of blocks have of their own.
     pub(crate) halves: Halves,
     /// How many blocks are filled in.
@@ -116,7 +112,6 @@ impl Panel {
     pub(crate) const EMPTY: Panel = Panel {
         weights: [[[0; TILE]; COLUMNS]; BLOCKS],
         scale: [[0.0; TILE]; BLOCKS],
-        min_scale: [[0.0; TILE]; BLOCKS],
         halves: Halves::EMPTY,
         n_blocks: 0,
     };
@@ -130,12 +125,12 @@ impl Panel {
     }
 }
 
-/// Integers for each half of a block, or for both in the place of the first.
+/// Numbers for each half of a block, or for both in the place of the first.
 #[repr(align(64))]
 pub(crate) struct Halves {
-    /// (block, half, row): what the sums of a half are multiplied with first.
+    /// (block, half, row): integers that the sums of a half, or the scale, are multiplied with first.
     pub(crate) factors: [[Row; 2]; BLOCKS],
-    /// (block, half, row): minimums, to be taken away.
+    /// (block, half, row): minimums, to be taken away; integers until they are multiplied with their scale, as they are in panels.
     pub(crate) mins: [[Row; 2]; BLOCKS],
 }
 
@@ -143,7 +138,7 @@ impl Halves {
     /// None yet.
     pub(crate) const EMPTY: Halves = Halves { factors: [[[0.0; TILE]; 2]; BLOCKS], mins: [[[0.0; TILE]; 2]; BLOCKS] };
 
-    /// The sums of the halves of a block with its factors; where it has not two, the first is that of both.
+    /// The sums of the halves of a block with its factors; where it has none, the first is that of both.
     #[inline(always)]
     pub(crate) fn product<S: Simd>(&self, s: S, block: usize, n_factors: usize, [first, second]: [S::R; 2]) -> S::R {
         if n_factors == 0 {
@@ -151,22 +146,36 @@ impl Halves {
         }
         let factors = &self.factors[block];
         let first = s.rows_mul(s.rows_load(&factors[0]), first);
-        if n_factors == 1 {
-            return first;
-        }
         s.rows_add(first, s.rows_mul(s.rows_load(&factors[1]), second))
     }
 
-    /// The minimums of a block times the sums of its activations `a`, with the sign turned.
+    /// The scale `d` of a superblock with the one factor of a block.
     #[inline(always)]
-    pub(crate) fn below<S: Simd>(&self, s: S, block: usize, n_mins: usize, a: &Quantized) -> S::R {
-        let mins = &self.mins[block];
+    pub(super) fn scale<S: Simd>(&self, s: S, block: usize, d: S::R) -> S::R {
+        s.rows_mul(d, s.rows_load(&self.factors[block][0]))
+    }
+
+    /// Multiplies the minimums of a block with their scale.
+    #[inline(always)]
+    pub(super) fn scale_mins<S: Simd>(&mut self, s: S, block: usize, n_mins: usize, dmin: S::R) {
+        for min in &mut self.mins[block][..n_mins] {
+            s.rows_store(s.rows_mul(dmin, s.rows_load(min)), min);
+        }
+    }
+
+    /// The minimums of a block, times their scale `dmin` if they are still integers, times the sums of its activations `a`, with the
+    /// sign turned.
+    #[inline(always)]
+    pub(crate) fn below<S: Simd>(&self, s: S, block: usize, n_mins: usize, dmin: Option<S::R>, a: &Quantized) -> S::R {
+        let min = |half: usize| {
+            let min = s.rows_load(&self.mins[block][half]);
+            if let Some(dmin) = dmin { s.rows_mul(dmin, min) } else { min }
+        };
         if n_mins == 1 {
-            return s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(a.below));
+            return s.rows_mul(min(0), s.rows_splat(a.below));
         }
         let [first, second] = a.below_halves;
-        let first = s.rows_mul(s.rows_load(&mins[0]), s.rows_splat(first));
-        s.rows_add(first, s.rows_mul(s.rows_load(&mins[1]), s.rows_splat(second)))
+        s.rows_add(s.rows_mul(min(0), s.rows_splat(first)), s.rows_mul(min(1), s.rows_splat(second)))
     }
 }
 

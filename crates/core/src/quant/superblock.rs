@@ -244,14 +244,6 @@ impl<const N: usize> Rows<N> {
         // A zero may get the other sign by it, which no total shows.
         let is_turned = Self::has_products::<F>() && !F::UNSIGNED;
         let scale = if is_turned { s.rows_sub(s.rows_splat(0.0), d) } else { d };
-        for out in &mut panel.scale[..F::N_BLOCKS] {
-            s.rows_store(scale, out);
-        }
-        if let Some(dmin) = dmin {
-            for scale in &mut panel.min_scale[..F::N_BLOCKS] {
-                s.rows_store(dmin, scale);
-            }
-        }
         if Self::has_products::<F>() {
             F::unpack_mins(s, superblocks, &mut panel.halves);
             let scales = F::scale_bytes(s, superblocks);
@@ -260,6 +252,18 @@ impl<const N: usize> Rows<N> {
             F::unpack_scales(s, superblocks, &mut panel.halves);
             F::unpack_weights(s, superblocks, panel);
         }
+        for block in 0..F::N_BLOCKS {
+            let scale = if F::SCALES_PER_BLOCK == 1 { panel.halves.scale(s, block, scale) } else { scale };
+            s.rows_store(scale, &mut panel.scale[block]);
+            if let Some(dmin) = dmin {
+                panel.halves.scale_mins(s, block, F::MINS_PER_BLOCK, dmin);
+            }
+        }
+    }
+
+    /// Integers that the sums of a block are multiplied with, which are no part of its scale.
+    const fn n_factors<F: Superblock<N>>() -> usize {
+        if F::SCALES_PER_BLOCK == 2 { 2 } else { 0 }
     }
 
     /// `total` and the products of a superblock, whose first block is block `first` of its row: the definition's steps in its order,
@@ -280,12 +284,12 @@ impl<const N: usize> Rows<N> {
         F::unpack_scales(s, superblocks, halves);
         let (d, dmin) = Self::scales::<S, F>(s, superblocks);
         for block in 0..F::N_BLOCKS {
-            let product = halves.product(s, block, F::SCALES_PER_BLOCK, dots.sums[block]);
+            let product = halves.product(s, block, Self::n_factors::<F>(), dots.sums[block]);
+            let scale = if F::SCALES_PER_BLOCK == 1 { halves.scale(s, block, d) } else { d };
             let activation_scale = s.rows_splat(activations[block].scale);
-            total = s.rows_add(total, s.rows_mul(product, s.rows_mul(d, activation_scale)));
-            if let Some(dmin) = dmin {
-                let below = halves.below(s, block, F::MINS_PER_BLOCK, &activations[block]);
-                total = s.rows_add(total, s.rows_mul(below, s.rows_mul(dmin, activation_scale)));
+            total = s.rows_add(total, s.rows_mul(product, s.rows_mul(scale, activation_scale)));
+            if dmin.is_some() {
+                total = s.rows_add(total, halves.below(s, block, F::MINS_PER_BLOCK, dmin, &activations[block]));
             }
         }
         total
@@ -295,7 +299,7 @@ impl<const N: usize> Rows<N> {
 impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     const SHAPE: Shape = Shape {
         signed: !F::UNSIGNED,
-        n_factors: if Self::has_products::<F>() { 0 } else { F::SCALES_PER_BLOCK },
+        n_factors: if Self::has_products::<F>() { 0 } else { Self::n_factors::<F>() },
         n_mins: if F::MIN_AT.is_some() { F::MINS_PER_BLOCK } else { 0 },
         ..Shape::PLAIN
     };
