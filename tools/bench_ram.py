@@ -175,8 +175,8 @@ def ours(group, path, cap, rate, arguments):
         "tokens_per_s": said["timings"]["decode_tokens_per_s"], "bytes_read_per_token": said["streamed_bytes_per_token"],
         "tokens": n_tokens, "major_faults_per_token": (used.ru_majflt - started.ru_majflt) / n_tokens,
     }
-    if plan["tokens_per_s"] is not None:
-        row["planned_tokens_per_s"] = plan["tokens_per_s"]
+    if plan["tokens_per_s_at_first"] is not None:
+        row["planned_tokens_per_s"] = plan["tokens_per_s_at_first"]
     if said["streamed_bytes"]:
         row["measured_bytes_read_per_token"] = max(0, group.bytes_read() - loaded) // passes
     return row

@@ -73,7 +73,7 @@ def speeds(smidgen, path, disk, arguments, folder):
     for _ in range(arguments.rounds):
         for file in rates:
             report = run(smidgen, file, ram, disk, arguments.tokens)
-            rates[file].append((report["timings"]["decode_tokens_per_s"], report["streamed_bytes"], report["ids"]))
+            rates[file].append((report["timings"]["decode_tokens_per_s"], report["streamed_bytes_per_token"], report["ids"]))
     assert len({str(ids) for some in rates.values() for _, _, ids in some}) == 1, "other tokens"
     plain, small = (statistics.median(rate for rate, _, _ in some) for some in rates.values())
     return {

@@ -44,7 +44,7 @@ def measure(smidgen, path):
     said = json.loads(done.stdout)
     return {
         "file": Path(path).name, "file_bytes": os.stat(path).st_size, "ram_bytes": ram, "ram_mib": round(ram / (1 << 20), 1),
-        "cgroup_peak_bytes": peak, "streamed_bytes": said["streamed_bytes"],
+        "cgroup_peak_bytes": peak, "streamed_bytes": said["streamed_bytes_per_token"],
         "tokens_per_s": round(said["timings"]["decode_tokens_per_s"], 1),
     }
 

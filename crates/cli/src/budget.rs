@@ -234,7 +234,7 @@ impl Budget {
             }
             budget.add_weights(&residency);
             // What is mapped beside caches that are reserved as a whole needs addresses of its own.
-            let can_lend = !residency.streamed().is_empty() && !smidgen_host::machine::has_few_addresses();
+            let can_lend = !residency.streamed().is_empty() && smidgen_host::machine::may_reserve();
             budget.lender = can_lend.then(|| Caches::of(model.hparams(), plan));
             budget.residency = Some(residency);
         }

@@ -11,6 +11,7 @@ use smidgen_core::workers::Single;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
+const TALES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf");
 const LIMITS: Limits = Limits {
     context_tokens: 24,
     batch_tokens: 7,
@@ -28,6 +29,8 @@ struct File<'a> {
     streamed: RefCell<Vec<u64>>,
     fetched: Cell<usize>,
     fails_in: Cell<usize>,
+    /// How many positions the caches were going to have, and how often rows had been asked for then.
+    grown: RefCell<Vec<(usize, usize)>>,
 }
 
 impl File<'_> {
@@ -52,6 +55,15 @@ impl Store for File<'_> {
         each(&self.bytes[at as usize..][..row_bytes]);
         Ok(())
     }
+
+    fn caches_grow(&self, n_positions: usize) {
+        self.grown.borrow_mut().push((n_positions, self.streamed.borrow().len()));
+    }
+}
+
+fn file(bytes: &[u8], group: usize, fails_in: usize) -> File<'_> {
+    let (streamed, grown) = (RefCell::default(), RefCell::default());
+    File { bytes, group, streamed, fetched: Cell::new(0), fails_in: Cell::new(fails_in), grown }
 }
 
 /// The first `part` of 8 parts of a matrix's rows, and vectors whole.
@@ -68,14 +80,13 @@ fn with_engine<T>(
     fails_in: usize,
     job: impl FnOnce(&mut Engine<'_>, &Model<'_>, &File<'_>) -> T,
 ) -> T {
-    let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")).unwrap();
+    let bytes = std::fs::read(TALES).unwrap();
     let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| held(&gguf, tensor, part)).unwrap();
     let plan = Plan::new(&model, &LIMITS).unwrap();
     let mut arena = vec![0xff; plan.arena_bytes()];
-    let (streamed, fetched) = (RefCell::default(), Cell::new(0));
-    let file = File { bytes: &bytes, group, streamed, fetched, fails_in: Cell::new(fails_in) };
+    let file = file(&bytes, group, fails_in);
     let engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap();
     job(&mut engine.with_store(&file), &model, &file)
 }
@@ -109,6 +120,35 @@ fn rows_are_asked_for_in_the_order_that_the_model_tells() {
             assert_eq!(file.fetched.take(), tokens.len(), "one row of the embedding for each token");
         }
     });
+}
+
+/// Before anything of a batch is computed, and so before its rows are stored.
+#[test]
+fn the_store_hears_of_every_batch_before_it_runs() {
+    with_engine(0, 8, usize::MAX, |engine, _, file| {
+        engine.forward(&TOKENS).unwrap();
+        engine.forward(&TOKENS[..1]).unwrap();
+        let of_layers = 6 * 7;
+        let asked = [0, of_layers, 2 * of_layers, 3 * of_layers + 1];
+        assert_eq!(file.grown.take(), [7, 14, 20, 21].into_iter().zip(asked).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn the_store_hears_of_rows_that_are_restored() {
+    let bytes = std::fs::read(TALES).unwrap();
+    let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
+    let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+    let model = Model::partly_held(&gguf, &mut layers, &|tensor| held(&gguf, tensor, 0)).unwrap();
+    let plan = Plan::new(&model, &Limits { keeps_all: true, ..LIMITS }).unwrap();
+    let mut arena = vec![0; plan.arena_bytes()];
+    let file = file(&bytes, 8, usize::MAX);
+    let mut engine = Engine::new(&model, &plan, Isa::detect(), &Single, &mut arena).unwrap().with_store(&file);
+    let restored: Result<(), ()> = engine.restore(9, |_, _| {
+        assert_eq!(*file.grown.borrow(), [(9, 0)]);
+        Ok(())
+    });
+    restored.unwrap();
 }
 
 #[test]

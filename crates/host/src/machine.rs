@@ -33,12 +33,18 @@ pub fn page_bytes() -> usize {
     4096
 }
 
-/// Whether the addresses of this process are limited, and not only the memory behind them (`ulimit -v`).
-pub fn has_few_addresses() -> bool {
+/// Whether this process may reserve more memory than it will ever use: there are addresses enough, and neither they (`ulimit -v`,
+/// `ulimit -d`) nor what is promised to all processes (Linux: `vm.overcommit_memory`) are limited.
+pub fn may_reserve() -> bool {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
-    return rustix::process::getrlimit(rustix::process::Resource::As).current.is_some();
+    let is_limited = {
+        use rustix::process::{Resource, getrlimit};
+        [Resource::As, Resource::Data].into_iter().any(|resource| getrlimit(resource).current.is_some())
+    };
     #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-    false
+    let is_limited = false;
+    let promises = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
+    cfg!(target_pointer_width = "64") && !is_limited && promises.trim() != "2"
 }
 
 /// The number of bytes on the line of `path` that begins with `field`.

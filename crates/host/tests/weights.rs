@@ -107,13 +107,13 @@ fn any_budget_gives_the_same_bits() {
     }
 }
 
-/// Who streams what `residency` leaves out and keeps what fits into the memory of caches for 512 positions.
-fn lent(outline: &Outline, residency: &Residency) -> Stream {
+/// The caches for 512 positions.
+fn caches(outline: &Outline) -> Caches {
     let gguf = outline.gguf().unwrap();
     let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
     let plan = Plan::new(&model, &Limits { context_tokens: 512, ..LIMITS }).unwrap();
-    outline.stream(residency).unwrap().with_room(Caches::of(model.hparams(), &plan))
+    Caches::of(model.hparams(), &plan)
 }
 
 /// Parts stay in memory that caches will use, and go when they use it; the bits are the same before, meanwhile and after.
@@ -121,8 +121,11 @@ fn lent(outline: &Outline, residency: &Residency) -> Stream {
 fn memory_that_caches_do_not_use_yet_keeps_parts() {
     let (_directory, path) = copy();
     let want = expected();
+    let room = caches(&Outline::open(&path, u64::MAX).unwrap().unwrap());
     for (budget, all_fit) in [(0, false), (200 << 10, false), (900 << 10, true)] {
-        with_parts(&path, budget, lent, |engine, stream| {
+        let open =
+            |outline: &Outline, residency: &Residency| outline.stream(residency).unwrap().with_room(caches(outline));
+        with_parts(&path, budget, open, |engine, stream| {
             let check = |engine: &mut Engine<'_>| {
                 let before = stream.n_streamed();
                 engine.truncate(0);
@@ -132,10 +135,12 @@ fn memory_that_caches_do_not_use_yet_keeps_parts() {
             let first = check(engine);
             let mut before = check(engine);
             assert!(before < first && (before == 0) == all_fit, "with {budget} bytes: {before} after {first}");
+            assert!(stream.kept_bytes() > room.unused_bytes(400), "or giving it back shows nothing");
             for n_positions in [100, 300, 400, 450, 512] {
                 stream.caches_grow(n_positions);
-                // Going back gives no memory back.
+                // At once, and going back gives no memory back.
                 stream.caches_grow(7);
+                assert!(stream.kept_bytes() <= room.unused_bytes(n_positions), "with {budget} bytes");
                 let after = check(engine);
                 assert!(before <= after, "with {budget} bytes: {before}, then {after}");
                 before = after;

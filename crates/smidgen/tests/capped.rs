@@ -154,6 +154,32 @@ fn memory_of_caches_holds_weights_until_they_use_it() {
     }
 }
 
+/// A cache that is filled at once takes the memory back at once.
+#[test]
+fn a_restored_prompt_stays_within_the_cap_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let prompt = "Once upon a time there was a little cat. ".repeat(25);
+    let words = ["run", TALES, "--json", "-p", &prompt, "--temp", "0", "--ignore-eos", "-c", "512", "-n", "9"];
+    let types = ["--ctk", "q8_0", "--ctv", "q8_0"];
+    let want = json(&shell("exec \"$@\"", &[&words[..], &types].concat()));
+    assert!(want["prompt_ids"].as_array().unwrap().len() > 300, "{want}");
+    for n_cached in [0, 300] {
+        let ram = 2300 * KIB;
+        let text = ram.to_string();
+        let run = [&words[..], &types, &["--ram", &text, "--prompt-cache", cache.to_str().unwrap()]].concat();
+        let group = Group::new(ram);
+        let got = json(&group.as_ref().map_or_else(|| shell("exec \"$@\"", &run), |group| group.run(&run)));
+        assert_eq!(got["ids"], want["ids"]);
+        assert!(got["timings"]["cached_tokens"].as_u64().unwrap() >= n_cached, "{got}");
+        assert!(got["streamed_bytes"].as_u64().unwrap() > 0 && got["spilled_bytes"].as_u64() == Some(0), "{got}");
+        match group {
+            Some(group) => assert!(group.peak_bytes() <= ram, "{} in {ram}", group.peak_bytes()),
+            None => println!("skipped: a restored prompt in a memory cgroup, which this process may not make"),
+        }
+    }
+}
+
 /// The embedded model in BF16 and packed: what is kept and what is streamed is unpacked within the cap.
 #[test]
 fn a_packed_file_stays_within_the_cap_too() {

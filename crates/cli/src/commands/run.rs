@@ -243,7 +243,7 @@ fn continue_text(
     if !keeps {
         sink.write(prompt.as_bytes())?;
     }
-    let streamed_before = session.elsewhere.n_streamed();
+    let before = (session.elsewhere.n_streamed(), session.engine.position());
     let outcome = generator.run(session, &mut tokens, prompted.first, &guard, &mut |piece| sink.write(piece))?;
     drop(guard);
     // Nor is the engine needed to say what it did.
@@ -263,10 +263,10 @@ fn continue_text(
     if flags.json {
         let texts = (prompt.as_str(), &*continuation);
         let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
-        let n_streamed = session.elsewhere.n_streamed() - streamed_before;
+        let n_streamed = session.elsewhere.n_streamed() - before.0;
+        let n_passed = session.engine.position().saturating_sub(before.1).max(1) as u64;
         let report = Report {
-            streamed_bytes_per_token: session.budget.in_file(n_streamed)
-                / outcome.n_new.saturating_sub(1).max(1) as u64,
+            streamed_bytes_per_token: session.budget.in_file(n_streamed) / n_passed,
             peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak),
             ..report
         };

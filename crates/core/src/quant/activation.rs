@@ -19,8 +19,8 @@ pub struct Quantized {
     pub below_halves: [f32; 2],
     /// [`Quantized::start`] of each half.
     pub start_halves: [i32; 2],
-    /// The sum of each half of `q`.
-    pub sums: [i32; 2],
+    /// The sum of each half of `q`. With it a block has 64 bytes.
+    pub sums: [i16; 2],
 }
 
 impl Quantized {
@@ -93,7 +93,7 @@ pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], offset: i32, blocks: &mut [Quan
         out.start = -offset * (first + second);
         out.below_halves = [-first as f32 * out.scale, -second as f32 * out.scale];
         out.start_halves = [-offset * first, -offset * second];
-        out.sums = [first, second];
+        out.sums = [first as i16, second as i16];
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
         let (want_below, want_start) = (f32::from(-total) * scale, -128 * i32::from(total));
         assert_eq!((below, below_halves), (want_below, [want_below, 0.0]));
         assert_eq!((start, start_halves), (want_start, [want_start, 0]));
-        assert_eq!(sums, [total.into(), 0]);
+        assert_eq!(sums, [total, 0]);
         assert_eq!(scale, 19.0 / 127.0);
     }
 

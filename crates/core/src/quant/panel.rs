@@ -45,13 +45,13 @@ impl Shape {
     /// What the sums of a block's products with `a` begin with, so that what stored weights lie above those meant does not count.
     #[inline(always)]
     pub(crate) fn start(self, a: &Quantized) -> i32 {
-        if self.signed { a.start } else { -self.bias * (a.sums[0] + a.sums[1]) }
+        if self.signed { a.start } else { -self.bias * i32::from(a.sums[0] + a.sums[1]) }
     }
 
     /// The same for each half.
     #[inline(always)]
     pub(crate) fn start_halves(self, a: &Quantized) -> [i32; 2] {
-        if self.signed { a.start_halves } else { a.sums.map(|sum| -self.bias * sum) }
+        if self.signed { a.start_halves } else { a.sums.map(|sum| -self.bias * i32::from(sum)) }
     }
 
     /// Whether these blocks and `other` are multiplied by one kernel: the bias is no part of it.

@@ -263,6 +263,7 @@ impl<const N: usize> Rows<N> {
 
     /// Integers that the sums of a block are multiplied with, which are no part of its scale.
     const fn n_factors<F: Superblock<N>>() -> usize {
+        assert!(!F::HAS_SMALL_PRODUCTS || F::SCALES_PER_BLOCK == 2, "one scale for both halves costs nothing");
         if F::SCALES_PER_BLOCK == 2 { 2 } else { 0 }
     }
 

@@ -302,7 +302,7 @@ fn every_block_is_quantized_as_by_the_definition() {
             let starts = blocks.map(|block| (block.start, block.start_halves));
             for (block, (start, halves)) in blocks.iter_mut().zip(starts) {
                 // What they begin with is the sum times what weights are stored above what they are.
-                let below = block.sums.map(|sum| -sum);
+                let below = block.sums.map(|sum| -i32::from(sum));
                 let offset = if below[0] + below[1] == 0 { 0 } else { start / (below[0] + below[1]) };
                 assert_eq!((start, halves), (offset * (below[0] + below[1]), below.map(|below| offset * below)));
                 assert!([0, 128].contains(&offset), "{}", isa.name());

@@ -143,6 +143,9 @@ impl Residency {
     pub fn streamed_beside(&self, room: u64) -> u64 {
         let read = |at, len| self.index.as_ref().map_or(len, |index| index.packed_bytes(at, len));
         let all: u64 = self.streamed.iter().map(|range| read(range.at, range.len())).sum();
+        if room == 0 {
+            return all;
+        }
         let parts = Parts::new(&self.streamed, self.windows.bytes);
         all - parts.below(parts.ranks_within(room)).map(|part| read(part.at, part.len as u64)).sum::<u64>()
     }

@@ -22,7 +22,7 @@ use super::residency::{Range, Windows};
 use super::room::Caches;
 use super::storage::{Stamp, Storage, Window, read_into, window, window_bytes};
 use crate::error::Error;
-use crate::image::{Image, Pages};
+use crate::image::{Pages, zeroed};
 
 /// A storage that has said nothing for so long is broken; a card that wakes up or a disk that spins up is faster.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,9 +50,11 @@ struct State {
     /// Those below this rank are still kept when the caches have a position more: the others go in this pass once they were used, so
     /// that they are read ahead for the next.
     kept_ranks: u32,
+    /// Bytes that there are for them now, and when the caches have a position more.
+    rooms: [u64; 2],
     /// The most positions that the caches have had.
     n_positions: usize,
-    /// Bytes that were streamed so far.
+    /// Bytes that were read ahead so far.
     n_streamed: u64,
     /// Whether a call has failed: what was read ahead then may have failed for the same reason, which may be gone.
     is_stale: bool,
@@ -89,6 +91,7 @@ impl Stream {
             next: parts.first(),
             kept: BTreeMap::new(),
             kept_ranks: 0,
+            rooms: [0; 2],
             n_positions: 0,
             n_streamed: 0,
             is_stale: false,
@@ -119,18 +122,25 @@ impl Stream {
         Self { caches: Some(caches), ..self }
     }
 
-    /// Bytes that have been streamed so far, of the plain file.
+    /// Bytes that have been read ahead so far, of the plain file, those that nobody wanted any more included.
     pub fn n_streamed(&self) -> u64 {
         self.state.borrow().n_streamed
+    }
+
+    /// Bytes of the parts that are kept now.
+    pub fn kept_bytes(&self) -> u64 {
+        self.state.borrow().kept.values().map(|part| part.len() as u64).sum()
     }
 
     /// Asks for parts that are not kept while there are windows for them.
     fn read_ahead(&self, state: &mut State) {
         while (state.kept.len() as u32) < self.parts.len() {
-            let Some(window) = state.free.pop() else { return };
             while state.kept.contains_key(&state.next.n_before) {
                 state.next = self.parts.part(state.next).1;
             }
+            // A whole pass of them may have been asked for already.
+            let is_asked_for = state.pending.contains(&state.next);
+            let Some(window) = state.free.pop_if(|_| !is_asked_for) else { return };
             let (part, next) = self.parts.part(state.next);
             state.ahead.ask(part, window);
             state.pending.push_back(state.next);
@@ -140,7 +150,7 @@ impl Stream {
 
     /// Keeps a copy of the part at `place`; without memory for it, it is streamed again.
     fn keep(state: &mut State, place: Place, bytes: &[u8]) {
-        if let Ok(mut pages) = Image::pages(bytes.len() as u64) {
+        if let Ok(mut pages) = zeroed(bytes.len()) {
             pages.copy_from_slice(bytes);
             state.kept.insert(place.n_before, pages);
         }
@@ -157,6 +167,7 @@ impl Stream {
             Silence::Ended => Error::failed(&self.path, "it is not read ahead any more"),
         })?;
         state.pending.pop_front();
+        state.n_streamed += self.parts.part(place).0.len as u64;
         Ok(Some((place, answer)))
     }
 
@@ -209,6 +220,7 @@ impl Store for Stream {
                 each(bytes);
                 if !will_stay {
                     state.kept.remove(&place.n_before);
+                    self.read_ahead(state);
                 }
             } else {
                 let (window, begins) = self.take(state, place).map_err(|error| Self::fault(state, at, error))?;
@@ -217,7 +229,6 @@ impl Store for Stream {
                 if will_stay {
                     Self::keep(state, place, bytes);
                 }
-                state.n_streamed += part.len as u64;
                 state.free.push(window);
                 self.read_ahead(state);
             }
@@ -231,10 +242,13 @@ impl Store for Stream {
         let state = &mut *self.state.borrow_mut();
         let Some(caches) = self.caches.as_ref().filter(|_| n_positions > state.n_positions) else { return };
         state.n_positions = n_positions;
-        let ranks = |n_positions| self.parts.ranks_within(caches.unused_bytes(n_positions));
-        let now = ranks(n_positions);
+        let rooms = [n_positions, n_positions + 1].map(|n| caches.unused_bytes(n));
+        if rooms == state.rooms {
+            return;
+        }
+        let [now, next] = rooms.map(|room| self.parts.ranks_within(room));
         state.kept.retain(|&n_before, _| self.parts.rank(n_before) < now);
-        state.kept_ranks = ranks(n_positions + 1);
+        (state.rooms, state.kept_ranks) = (rooms, next);
     }
 
     fn fetch(&self, at: u64, row_bytes: usize, each: Each<'_>) -> Result<(), Fault> {

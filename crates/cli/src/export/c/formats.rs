@@ -103,15 +103,16 @@ pub(super) fn source(sections: &Sections, types: &[Type], read: &[Type], multipl
     for name in SHARED.iter().filter(|name| need(types, name)) {
         out += sections.get(name);
     }
-    for (kind, shape, _) in types.iter().filter_map(|kind| row_of(*kind)) {
-        out += &grid(*kind);
-        out += &one(sections, *kind, *shape, read.contains(kind), multiplied.contains(kind));
+    for row in types.iter().filter_map(|kind| row_of(*kind)) {
+        out += &grid(row.0);
+        out += &one(sections, row, read.contains(&row.0), multiplied.contains(&row.0));
     }
     out
 }
 
 /// The C of one type.
-fn one(sections: &Sections, kind: Type, shape: Shape, is_read: bool, is_multiplied: bool) -> String {
+fn one(sections: &Sections, &(kind, shape, needs): &Row, is_read: bool, is_multiplied: bool) -> String {
+    let has_one_scale = needs.contains(&"both_halves");
     let mut out = match shape {
         Block(..) | Superblock(..) => sections.get(kind.name()).to_owned(),
         AnyWidth(bits) => levels(kind, bits),
@@ -130,6 +131,7 @@ fn one(sections: &Sections, kind: Type, shape: Shape, is_read: bool, is_multipli
         ("@BYTES@", kind.block_bytes().to_string()),
         ("@SCALE@", scale.to_owned()),
         ("@FACTOR@", factor.to_owned()),
+        ("@ONE_SCALE@", u8::from(has_one_scale).to_string()),
         ("@COUNT@", (kind.block_len() / 32).to_string()),
         ("@HAS_MIN@", u8::from(min_at.is_some()).to_string()),
         ("@MIN_AT@", min_at.unwrap_or(0).to_string()),

@@ -30,7 +30,7 @@ static float @NAME@_dot(datum *b, int n)
         @NAME@_weights(b, w);
         total = add(total, mul(whole(products(w, activation_q[block], 32)), mul(@SCALE@, scale)));
 #if @HAS_MIN@
-        total = add(total, mul(whole(activation_sum[block]), mul(half(half_at(b + @MIN_AT@)), scale)));
+        total = add(total, mul(half(half_at(b + @MIN_AT@)), mul(whole(activation_sum[block]), scale)));
 #endif
     }
     return total;
@@ -38,8 +38,9 @@ static float @NAME@_dot(datum *b, int n)
 /* @section superblock */
 
 /*
- * @NAME@: blocks whose scales are small integers of a larger block. A dot product adds, block by block, the exact sum of scale times
- * weight times activation, times (the large scale times activation scale), and takes the minimums away in the same manner.
+ * @NAME@: blocks whose scales are small integers of a larger block. A dot product adds, block by block, the exact sum of weight times
+ * activation, times ((the large scale times the block's) times activation scale); where the halves of a block have scales of their own,
+ * the exact sum has them. Minimums times (the activations' sum times their scale) are taken away.
  */
 static float @NAME@_scale(datum *b)
 {
@@ -80,23 +81,30 @@ static float @NAME@_dot(datum *b, int n)
             float scale = activation_scale[at];
             s32 exact;
             @NAME@_weights(b, block, w);
+#if @ONE_SCALE@
+            exact = products(w, q, 32);
+            total = add(total, mul(whole(exact), mul(mul(d, whole(scales[2 * block])), scale)));
+#else
             exact = scales[2 * block] * products(w, q, 16) + scales[2 * block + 1] * products(w + 16, q + 16, 16);
             total = add(total, mul(whole(exact), mul(d, scale)));
+#endif
 #if @HAS_MIN@
             {
                 s32 all = activation_sum[at];
-                float below;
+                float dmin = half(half_at(b + @MIN_AT@));
 #if @MINS@ == 1
-                below = mul(whole(mins[block]), whole(-all));
+                total = add(total, mul(mul(dmin, whole(mins[block])), mul(whole(-all), scale)));
 #else
+                float first_below, second_below;
                 s32 first = 0;
                 int i;
                 for (i = 0; i < 16; i++) {
                     first += q[i];
                 }
-                below = add(mul(whole(mins[2 * block]), whole(-first)), mul(whole(mins[2 * block + 1]), whole(first - all)));
+                first_below = mul(mul(dmin, whole(mins[2 * block])), mul(whole(-first), scale));
+                second_below = mul(mul(dmin, whole(mins[2 * block + 1])), mul(whole(first - all), scale));
+                total = add(total, add(first_below, second_below));
 #endif
-                total = add(total, mul(below, mul(half(half_at(b + @MIN_AT@)), scale)));
             }
 #endif
         }
