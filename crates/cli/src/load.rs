@@ -23,7 +23,6 @@ use smidgen_host::weights::{Kept, Outline, Stream};
 use smidgen_host::{ModelFile, OpenOptions};
 use std::fmt::Display;
 use std::io;
-use std::ops::DerefMut;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -511,15 +510,13 @@ pub fn with_session<R>(
             &pool
         }
     };
-    let mut arena = arena(source, &plan, budget.lender.is_some())?;
+    let arena = smidgen_host::image::zeroed(plan.arena_bytes());
+    let mut arena = arena.map_err(|error| Failure::Failed(format!("{}: {error}", source.name)))?;
     let mut engine =
         Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
     let parts = parts.filter(|(_, residency)| residency.is_partial());
     let stream = parts.map(|(outline, residency)| outline.stream(residency)).transpose().map_err(host_failure)?;
-    let stream = match budget.lender.clone() {
-        Some(caches) => stream.map(|stream| stream.with_room(caches)),
-        None => stream,
-    };
+    let stream = stream.map(|stream| stream.with_room(budget.lender.clone()));
     if let Some(stream) = &stream {
         engine = engine.with_store(stream);
     }
@@ -543,15 +540,6 @@ pub fn with_session<R>(
         load: began.elapsed(),
     };
     work(&mut session)
-}
-
-/// The memory of an engine; if what caches do not use yet `is_lent`, it is given only when it is used.
-fn arena(source: &Source, plan: &Plan, is_lent: bool) -> Result<Box<dyn DerefMut<Target = [u8]>>, Failure> {
-    if !is_lent {
-        return Ok(Box::new(vec![0; plan.arena_bytes()]));
-    }
-    let arena = smidgen_host::image::zeroed(plan.arena_bytes());
-    Ok(Box::new(arena.map_err(|error| Failure::Failed(format!("{}: {error}", source.name)))?))
 }
 
 /// What the flags ask for the model in `source`, and how it is done within `--ram`.

@@ -253,20 +253,14 @@ fn continue_text(
     let Sink { kept, stdout: _ } = sink;
     let continuation = String::from_utf8_lossy(kept.as_deref().unwrap_or_default());
     if let Some(path) = &flags.output {
-        let whole = [prompt.as_bytes(), continuation.as_bytes()].concat();
-        let written = smidgen_host::atomic::write(path, |file| {
-            file.write_all(&whole).map_err(|error| smidgen_host::Error::writing(path, &error))
-        });
-        written.map_err(load::host_failure)?;
+        write_whole(path, &[prompt.as_bytes(), continuation.as_bytes()].concat())?;
     }
     let timings = Timings::new(session.load, n_prompt, &prompted, &outcome);
     if flags.json {
         let texts = (prompt.as_str(), &*continuation);
         let report = Report::new(session, texts, tokens.split_at(n_prompt), outcome.ending, timings);
-        let n_streamed = session.elsewhere.n_streamed() - before.0;
-        let n_passed = session.engine.position().saturating_sub(before.1).max(1) as u64;
         let report = Report {
-            streamed_bytes_per_token: session.budget.in_file(n_streamed) / n_passed,
+            streamed_bytes_per_token: streamed_per_token(session, before),
             peak_bytes: smidgen_host::machine::peak_rss_bytes().max(peak),
             ..report
         };
@@ -278,6 +272,20 @@ fn continue_text(
         summarize(session, &prompted, &outcome, &timings, params.seed);
     }
     Ok(if outcome.ending == Ending::Interrupted { Status::Interrupted } else { Status::Done })
+}
+
+/// What was read of the weights for each token since so many bytes had been streamed and so many positions run.
+fn streamed_per_token(session: &Session<'_>, (n_streamed, position): (u64, usize)) -> u64 {
+    let n_passed = session.engine.position().saturating_sub(position).max(1) as u64;
+    session.budget.in_file(session.elsewhere.n_streamed() - n_streamed) / n_passed
+}
+
+/// Writes the file at `path` as a whole or not at all.
+fn write_whole(path: &Path, text: &[u8]) -> Result<(), Failure> {
+    let written = smidgen_host::atomic::write(path, |file| {
+        file.write_all(text).map_err(|error| smidgen_host::Error::writing(path, &error))
+    });
+    written.map_err(load::host_failure)
 }
 
 /// The text of the prompt and its ids, which fit the context.

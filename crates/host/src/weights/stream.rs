@@ -116,10 +116,10 @@ impl Stream {
         self.state.borrow_mut().error.take()
     }
 
-    /// The same with parts that are kept in memory that `caches` do not use yet.
+    /// The same with parts that are kept in memory that `caches` do not use yet, if they lend it.
     #[must_use]
-    pub fn with_room(self, caches: Caches) -> Self {
-        Self { caches: Some(caches), ..self }
+    pub fn with_room(self, caches: Option<Caches>) -> Self {
+        Self { caches, ..self }
     }
 
     /// Bytes that have been read ahead so far, of the plain file, those that nobody wanted any more included.
