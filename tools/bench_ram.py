@@ -11,7 +11,8 @@ decode greedily with one thread and exact (F32) caches of 256 tokens, for --seco
 after the first. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was measured, bytes by
 the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and what does not
 fit in --minutes has none but is counted. With `--alone` only smidgen runs, --rounds times at each cap of a share of the file and
-16 MiB, for the medians that its bound is held against.
+16 MiB, for the medians that its bound is held against: at the beginning of its context, when the caches' memory holds weights, and at the
+end of it ("full_").
 """
 
 import argparse
@@ -33,6 +34,8 @@ CONTEXT = 256
 # What is added to the file's share where llama.cpp does not say what it takes beside the file.
 BESIDE = 16 << 20
 PROMPT = list(range(1, 9))
+# One that leaves no more of the context than the tokens that are measured.
+LONG_PROMPT = list(range(1, 225))
 MEMORY, BLKIO = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/blkio")
 MODES = {"smidgen": [], "llama.cpp, mapped": ["mapped"], "llama.cpp, --no-mmap": ["read"]}
 
@@ -150,9 +153,9 @@ def theirs(group, way, path, arguments):
     return json.loads(done.stdout) if done.returncode == 0 else {"ended": ended(done)}
 
 
-def ours(group, path, cap, rate, arguments):
+def ours(group, path, cap, rate, arguments, prompt=PROMPT):
     """One run of as many tokens as there is time for, by what a token reads and the disk's rate."""
-    ids = " ".join(map(str, PROMPT))
+    ids = " ".join(map(str, prompt))
     flags = ["-c", str(CONTEXT), "-b", "16", "-t", "1", "--json"] + ([] if cap is None else ["--ram", str(cap)])
     planned = subprocess.run([arguments.smidgen, "plan", path, "--temp", "0", *flags], capture_output=True, text=True)
     if planned.returncode:
@@ -170,7 +173,7 @@ def ours(group, path, cap, rate, arguments):
     # Loading reads what stays in memory; the prompt is one pass, and the last token is not passed.
     lines = {line["name"]: line["bytes"] for line in plan["lines"]}
     loaded = sum(lines.get(name, 0) for name in ("weights, kept", "header (in memory)", "vectors"))
-    passes = n_tokens + 1
+    passes = n_tokens + -(-len(prompt) // 16)
     row = {
         "tokens_per_s": said["timings"]["decode_tokens_per_s"], "bytes_read_per_token": said["streamed_bytes_per_token"],
         "tokens": n_tokens, "major_faults_per_token": (used.ru_majflt - started.ru_majflt) / n_tokens,
@@ -207,28 +210,33 @@ def storage_rate(arguments, path, device, disk):
 def alone(arguments, path, disk):
     """Rows for one file on one disk, of smidgen only: each cap in turn, and the disk and a run without a cap between them."""
     device, size = os.stat(path).st_dev, os.stat(path).st_size
-    rates, free, found = [], [], {share: [] for share in arguments.shares}
+    kinds = {"": PROMPT, "full_": LONG_PROMPT}
+    rates, found = [], {(share, kind): [] for share in [None, *arguments.shares] for kind in kinds}
     for _ in range(arguments.rounds):
         rates.append(storage_rate(arguments, path, device, disk))
-        for share, said in [(None, free), *found.items()]:
+        for (share, kind), said in found.items():
             cap = None if share is None else size * share // 100 + BESIDE
             group = Group(cap, device, disk)
             forget(path)
-            said.append(ours(group, path, cap, rates[-1], arguments))
+            said.append(ours(group, path, cap, rates[-1], arguments, kinds[kind]))
             group.remove()
     rate = statistics.median(rates)
-    unbound = middle(free, "tokens_per_s")
-    for share, said in found.items():
-        row = {"file": Path(path).name, "disk": disk, "share": share}
-        if any("ended" in one for one in said + free):
-            yield row | {"ended": next(one["ended"] for one in said + free if "ended" in one)}
-            continue
-        tokens, n_read = middle(said, "tokens_per_s"), said[0]["bytes_read_per_token"]
-        bound = min(unbound, rate / max(n_read, 1))
-        yield row | {"tokens_per_s": round(tokens, 2), "planned_tokens_per_s": round(middle(said, "planned_tokens_per_s") or 0, 2),
-                     "bytes_read_per_token": n_read, "measured_bytes_read_per_token": middle(said, "measured_bytes_read_per_token"),
-                     "storage_bytes_per_s": int(rate), "unbound_tokens_per_s": round(unbound, 2),
-                     "bound_tokens_per_s": round(bound, 2), "of_bound": round(tokens / bound, 2)}
+    for share in arguments.shares:
+        row = {"file": Path(path).name, "disk": disk, "share": share, "storage_bytes_per_s": int(rate)}
+        for kind in kinds:
+            said, free = found[share, kind], found[None, kind]
+            if ends := [one["ended"] for one in said + free if "ended" in one]:
+                row[f"{kind}ended"] = ends[0]
+                continue
+            unbound, tokens, n_read = middle(free, "tokens_per_s"), middle(said, "tokens_per_s"), said[0]["bytes_read_per_token"]
+            bound = min(unbound, rate / max(n_read, 1))
+            row |= {
+                f"{kind}tokens_per_s": round(tokens, 2), f"{kind}bytes_read_per_token": n_read,
+                f"{kind}measured_bytes_read_per_token": middle(said, "measured_bytes_read_per_token"),
+                f"{kind}unbound_tokens_per_s": round(unbound, 2), f"{kind}bound_tokens_per_s": round(bound, 2),
+                f"{kind}of_bound": round(tokens / bound, 2),
+            }
+        yield row | {"planned_tokens_per_s": round(middle(found[share, ""], "planned_tokens_per_s") or 0, 2)}
 
 
 def middle(said, key):

@@ -48,7 +48,7 @@ def ram(rows):
 def ram_bound(rows):
     files = list(dict.fromkeys(row["file"] for row in rows))
     found = {(row.get("share"), row["file"]): row for row in rows}
-    keys = ["tokens_per_s", "bound_tokens_per_s", "of_bound"]
+    keys = ["tokens_per_s", "of_bound", "full_tokens_per_s", "full_of_bound"]
     shares = dict.fromkeys(row["share"] for row in rows if "share" in row)
     return [[f"{share} %", *(said(found.get((share, file)), key) for file in files for key in keys)] for share in shares]
 

@@ -159,7 +159,7 @@ fn memory_of_caches_holds_weights_until_they_use_it() {
 fn a_restored_prompt_stays_within_the_cap_too() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let prompt = "Once upon a time there was a little cat. ".repeat(25);
+    let prompt = "Once upon a time there was a little cat. ".repeat(40);
     let words = ["run", TALES, "--json", "-p", &prompt, "--temp", "0", "--ignore-eos", "-c", "512", "-n", "9"];
     let types = ["--ctk", "q8_0", "--ctv", "q8_0"];
     let want = json(&shell("exec \"$@\"", &[&words[..], &types].concat()));
