@@ -224,7 +224,9 @@ impl Budget {
         let isa = Some(settings.isa);
         let mut budget = Self { kinds, isa, spilled, ..Self::of_lines(lines, settings.work) };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
-            let left = ram.saturating_sub(budget.with_process());
+            // Some of it goes to the entries of its pages.
+            let left =
+                ram.saturating_sub(with_page_tables(ram) - ram + PAGE_ENTRY).saturating_sub(budget.with_process());
             let residency = Residency::new(model, gguf, left, settings.reads_each, source.index());
             if !residency.is_partial() {
                 // Nothing reads from the file once it is loaded.
@@ -238,6 +240,8 @@ impl Budget {
             budget.lender = can_lend.then(|| Caches::of(model.hparams(), plan));
             budget.residency = Some(residency);
         }
+        let mapped = budget.with_process();
+        budget.lines.push(Line { name: "page tables".to_owned(), bytes: with_page_tables(mapped) - mapped });
         Ok(budget)
     }
 
@@ -370,6 +374,14 @@ pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa, work: Work) -> u6
     let n_alone = if work == Work::Read { 0 } else { kinds.values().filter(|&&is_integer| is_integer).count() };
     let kib = kernels.common + activations + kinds.len() as u64 * kernels.each + n_alone as u64 * kernels.alone;
     Code::kib(kib).bytes()
+}
+
+/// What the system keeps of a page.
+const PAGE_ENTRY: u64 = size_of::<usize>() as u64;
+
+/// So many bytes of memory and what the system keeps of them: an entry for each page.
+pub fn with_page_tables(bytes: u64) -> u64 {
+    bytes + bytes / smidgen_host::machine::page_bytes() as u64 * PAGE_ENTRY
 }
 
 /// Bytes of a request's body at most, for a context of so many tokens.
