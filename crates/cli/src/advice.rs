@@ -1,7 +1,7 @@
 //! What would make a model fit: types of weights and cache, each with the longest context.
 
 use crate::args::{EngineArgs, SamplingArgs};
-use crate::budget::{Budget, code_bytes, with_page_tables};
+use crate::budget::{Budget, code_bytes};
 use crate::failure::Failure;
 use crate::load::{Settings, Source};
 use crate::report;
@@ -149,9 +149,7 @@ impl<'a> Question<'a> {
             let bytes = match weights {
                 // What is read in parts takes what there is.
                 Weights::AsStored => within(Some(ram))?.1.with_process(),
-                Weights::Smaller { run: saved, .. } => {
-                    within(None)?.1.with_process() + with_page_tables(self.source.bytes_in_parts()) - saved
-                }
+                Weights::Smaller { run: saved, .. } => within(None)?.1.with(self.source.bytes_in_parts()) - saved,
             };
             Some(bytes).filter(|&bytes| bytes <= ram)
         };

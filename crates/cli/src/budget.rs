@@ -224,10 +224,7 @@ impl Budget {
         let isa = Some(settings.isa);
         let mut budget = Self { kinds, isa, spilled, ..Self::of_lines(lines, settings.work) };
         if let (Some(_), Some(ram)) = (source.outline(), ram) {
-            // Some of it goes to the entries of its pages.
-            let left =
-                ram.saturating_sub(with_page_tables(ram) - ram + PAGE_ENTRY).saturating_sub(budget.with_process());
-            let residency = Residency::new(model, gguf, left, settings.reads_each, source.index());
+            let residency = Residency::new(model, gguf, budget.room(ram), settings.reads_each, source.index());
             if !residency.is_partial() {
                 // Nothing reads from the file once it is loaded.
                 budget.lines.retain(|line| line.name != UNPACKING_CODE);
@@ -240,8 +237,6 @@ impl Budget {
             budget.lender = can_lend.then(|| Caches::of(model.hparams(), plan));
             budget.residency = Some(residency);
         }
-        let mapped = budget.with_process();
-        budget.lines.push(Line { name: "page tables".to_owned(), bytes: with_page_tables(mapped) - mapped });
         Ok(budget)
     }
 
@@ -307,7 +302,7 @@ impl Budget {
         // What cannot be done without: the rows that a batch needs, and of the weights no row kept.
         let (fewest, least) = with_rows(0, Some(0))?;
         let weights = least.residency.as_ref().map_or(0, Residency::reader_bytes);
-        let left = limit.saturating_sub(least.with_process() - weights - caches(&fewest));
+        let left = without_page_tables(limit).saturating_sub(least.mapped() - weights - caches(&fewest));
         // At least what streaming cannot do without is for the weights.
         let share = if least.residency.is_some() { (left / 2).min(left.saturating_sub(weights)) } else { left };
         if caches(&all.0) <= share {
@@ -353,14 +348,30 @@ impl Budget {
         self.lines.iter().map(|line| line.bytes).sum()
     }
 
-    /// What the process takes beside the lines.
+    /// What the process takes beside the lines, page tables included.
     pub fn process_bytes(&self) -> u64 {
-        self.work.process_bytes()
+        self.work.process_bytes() + page_table_bytes(self.mapped())
     }
 
     /// What the process needs in all.
     pub fn with_process(&self) -> u64 {
-        self.total() + self.process_bytes()
+        self.with(0)
+    }
+
+    /// The same with so many bytes more.
+    pub fn with(&self, more: u64) -> u64 {
+        let mapped = self.mapped() + more;
+        mapped + page_table_bytes(mapped)
+    }
+
+    /// What there is room for beside it within `ram`.
+    pub fn room(&self, ram: u64) -> u64 {
+        without_page_tables(ram).saturating_sub(self.mapped())
+    }
+
+    /// The lines and the process itself.
+    fn mapped(&self) -> u64 {
+        self.total() + self.work.process_bytes()
     }
 }
 
@@ -379,9 +390,14 @@ pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa, work: Work) -> u6
 /// What the system keeps of a page.
 const PAGE_ENTRY: u64 = size_of::<usize>() as u64;
 
-/// So many bytes of memory and what the system keeps of them: an entry for each page.
-pub fn with_page_tables(bytes: u64) -> u64 {
-    bytes + bytes / smidgen_host::machine::page_bytes() as u64 * PAGE_ENTRY
+/// What the system keeps of so many bytes of memory: an entry for each page.
+pub fn page_table_bytes(bytes: u64) -> u64 {
+    bytes / smidgen_host::machine::page_bytes() as u64 * PAGE_ENTRY
+}
+
+/// What of `ram` is left when the system has what it keeps of it.
+fn without_page_tables(ram: u64) -> u64 {
+    ram.saturating_sub(page_table_bytes(ram) + PAGE_ENTRY)
 }
 
 /// Bytes of a request's body at most, for a context of so many tokens.

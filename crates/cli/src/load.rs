@@ -2,7 +2,7 @@
 
 use crate::advice::{NOTHING, Question};
 use crate::args::{EngineArgs, ImportArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, OF_READING, Work, check_ram, with_page_tables};
+use crate::budget::{Budget, Line, OF_READING, Work, check_ram};
 use crate::failure::Failure;
 use crate::import::{self, Imported};
 use crate::progress::Bar;
@@ -93,7 +93,7 @@ impl Source {
         let Some(source) = Self::open_in_parts(args, engine, ram)? else { return Self::open(args) };
         let beside = Budget::of(&source, &EngineArgs { ram: None, ..engine.clone() }, sampling)?;
         let reading = if args.no_mmap { OF_READING.bytes() } else { 0 };
-        let fits = beside.with_process() + with_page_tables(source.bytes_in_parts()) + reading <= ram;
+        let fits = beside.with(source.bytes_in_parts() + reading) <= ram;
         // What is packed cannot be mapped, so it is read by parts in any case.
         if fits && source.index().is_none() { source.whole(args) } else { Ok(source) }
     }

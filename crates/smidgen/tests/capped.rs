@@ -4,6 +4,9 @@
 
 mod given;
 
+use smidgen_core::bytes::Endian;
+use smidgen_core::quant::Type;
+use smidgen_host::gguf_write::Header;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -129,7 +132,7 @@ fn a_run_in_a_cgroup_of_exactly_the_cap_finishes_with_the_same_text() {
 /// What caches do not use yet holds weights: fewer are read while a context is short, none of them is in the way of a full one.
 #[test]
 fn memory_of_caches_holds_weights_until_they_use_it() {
-    for ram in [2600 * KIB, 3900 * KIB] {
+    for ram in [2600 * KIB, 3400 * KIB] {
         let text = ram.to_string();
         let run = |n_tokens: &str| {
             let words = ["run", TALES, "--json", "-p", "Once upon a time", "--temp", "0", "--ignore-eos", "-c", "512"];
@@ -177,6 +180,67 @@ fn a_restored_prompt_stays_within_the_cap_too() {
             Some(group) => assert!(group.peak_bytes() <= ram, "{} in {ram}", group.peak_bytes()),
             None => println!("skipped: a restored prompt in a memory cgroup, which this process may not make"),
         }
+    }
+}
+
+/// Writes a llama of half a gigabyte in Q8_0, whose weights are a hole in the file: zeros that take no disk.
+fn write_large(path: &Path) -> u64 {
+    const WIDTH: u64 = 1024;
+    let mut header = Header::new(Endian::Little);
+    header.str("general.architecture", b"llama");
+    header.str("tokenizer.ggml.model", b"no_vocab");
+    header.f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let [n_layers, n_heads, n_ff] = [32, 16, 4 * WIDTH];
+    for (key, value) in [
+        ("block_count", n_layers),
+        ("embedding_length", WIDTH),
+        ("feed_forward_length", n_ff),
+        ("attention.head_count", n_heads),
+        ("context_length", 64),
+        ("rope.dimension_count", WIDTH / n_heads),
+    ] {
+        header.u32(&format!("llama.{key}"), value as u32);
+    }
+    let mut tensor = |name: &str, dims: &[u64]| {
+        let kind = if dims.len() == 1 { Type::F32 } else { Type::Q8_0 };
+        header.tensor(format!("{name}.weight").as_bytes(), dims, kind).unwrap();
+    };
+    tensor("token_embd", &[WIDTH, 256]);
+    tensor("output_norm", &[WIDTH]);
+    for layer in 0..n_layers {
+        for name in ["attn_q", "attn_k", "attn_v", "attn_output"] {
+            tensor(&format!("blk.{layer}.{name}"), &[WIDTH, WIDTH]);
+        }
+        for (name, dims) in [("ffn_gate", [WIDTH, n_ff]), ("ffn_up", [WIDTH, n_ff]), ("ffn_down", [n_ff, WIDTH])] {
+            tensor(&format!("blk.{layer}.{name}"), &dims);
+        }
+        for name in ["attn_norm", "ffn_norm"] {
+            tensor(&format!("blk.{layer}.{name}"), &[WIDTH]);
+        }
+    }
+    let mut file = File::create(path).unwrap();
+    header.write(&mut file).unwrap();
+    file.set_len(header.file_bytes()).unwrap();
+    header.file_bytes()
+}
+
+/// What the system keeps of so much memory counts too, most of all when the context is full.
+#[test]
+fn half_a_gigabyte_stays_within_the_cap() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join("large.gguf");
+    let n_bytes = write_large(&path);
+    let (path, ids) = (path.to_str().unwrap(), "7 ".repeat(48));
+    for ram in [n_bytes * 9 / 10, n_bytes * 102 / 100] {
+        let Some(group) = Group::new(ram) else {
+            println!("skipped: half a gigabyte in a memory cgroup, which this process may not make");
+            return;
+        };
+        let text = ram.to_string();
+        let words = ["run", path, "--json", "--ids", &ids, "--ignore-eos", "--temp", "0", "-c", "64", "-n", "17"];
+        let got = json(&group.run(&[&words[..], &["-t", "1", "--ram", &text]].concat()));
+        println!("{ram} bytes allowed, {} held at most: {}", group.peak_bytes(), got["streamed_bytes"]);
+        assert!(got["streamed_bytes"].as_u64().unwrap() > 0 && group.peak_bytes() <= ram, "{got}");
     }
 }
 

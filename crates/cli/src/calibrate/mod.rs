@@ -99,7 +99,7 @@ pub fn run(job: &Job<'_>, began: Instant) -> Result<Summary, Failure> {
     if job.with_moments {
         budget.lines.push(Line { name: "code that sums second moments".to_owned(), bytes: OF_MOMENTS.bytes() });
     }
-    let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| ram.saturating_sub(budget.with_process())));
+    let passes = passes(&inputs, job.with_moments, job.engine.ram.map(|ram| budget.room(ram)));
     let largest = passes.iter().map(|pass| sum_bytes(pass, job.with_moments)).max().unwrap_or(0);
     budget.lines.push(Line { name: "sums of the largest pass".to_owned(), bytes: largest });
     let beside = budget.with_process() - own;

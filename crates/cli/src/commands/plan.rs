@@ -143,7 +143,7 @@ fn for_people(report: &Report<'_>) -> String {
     }
     for (name, bytes) in [
         ("planned", report.planned_bytes),
-        ("process (code, stack, C library), at most", report.process_bytes),
+        ("process (code, stack, C library, page tables), at most", report.process_bytes),
         ("in all", report.total_bytes),
     ] {
         table.row([name.to_owned(), count(bytes), report::bytes(bytes)]);

@@ -1,6 +1,7 @@
 //! `smidgen quantize`: a smaller file, by a recipe that people know the name of.
 
 use crate::args::EngineArgs;
+use crate::budget::page_table_bytes;
 use crate::failure::{Failure, Status};
 use crate::load::{choose_isa, host_failure};
 use crate::progress::Bar;
@@ -373,7 +374,8 @@ impl Ground<'_> {
             }
             Goal::Ram(ram) => {
                 let memory = forecast::memory(import, smallest, &self.flags.engine, self.job.model)?;
-                let beside = memory.bytes - smallest.file_bytes();
+                // A larger file has more page tables too.
+                let beside = memory.bytes - smallest.file_bytes() + page_table_bytes(ram);
                 ram.checked_sub(beside).ok_or_else(|| {
                     let (beside, ram) = (report::bytes(beside), report::bytes(ram));
                     Failure::Budget(format!(

@@ -1,7 +1,7 @@
 //! `smidgen run`: a text and its continuation.
 
 use crate::args::{EndingArgs, EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line};
+use crate::budget::{Line, page_table_bytes};
 use crate::draft::{self, Draft, DraftArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator, Outcome, Prompted};
@@ -167,7 +167,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         // What the draft model takes is not there for this one.
         let reads_each = flags.logits.is_some() || flags.draft.draft.is_some();
         let mut engine = EngineArgs { keeps_all: flags.prompt_cache.is_some(), reads_each, ..flags.engine.clone() };
-        let draft_bytes = beside.as_ref().map_or(0, Budget::total);
+        let draft_bytes = beside.as_ref().map_or(0, |beside| beside.total() + page_table_bytes(beside.total()));
         engine.ram = engine.ram.map(|ram| ram.saturating_sub(draft_bytes));
         load::with_session(&source, &engine, &flags.sampling, began, |session| {
             if let Some(beside) = beside {

@@ -20,10 +20,11 @@ pub(super) const IN_BATCHES: bool = !quant::IS_FOR_ONE_MODEL;
 /// Adds the products of a panel, whose first block is block `first` of the rows, to the tile's outputs.
 ///
 /// Definition, for each row and token, blocks in order. A sum is that of weight times activation, taken exactly and made a
-/// float; with two factors each half's is multiplied with its own, and these two added, all of which is exact below 2^24. Of 16-bit activations the sum with their rests times the float nearest to 1 / 254 is added. This, times
-/// (weight scale times activation scale), is added to the total; the weight scale is that of the superblock times the block's one
-/// factor, where there is one, which is exact too. Then, where there are minimums, the minimum (times its scale, exactly) times
-/// (the activations' sum with its sign turned times their scale), with two minimums the sum of both halves' such products.
+/// float; with two factors each half's is multiplied with its own, and these two added, all of which is exact below 2^24.
+/// Of 16-bit activations the sum with their rests times the float nearest to 1 / 254 is added. This, times (weight scale
+/// times activation scale), is added to the total; the weight scale is that of the superblock times the block's one factor,
+/// where there is one, which is exact too. Then, where there are minimums, the minimum (times its scale, exactly) times (the
+/// activations' sum with its sign turned times their scale), with two minimums the sum of both halves' such products.
 pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, tokens: &Tokens<'_>, out: Tile<'_, '_>) {
     macro_rules! with {
         ($($signed:literal $factors:literal $mins:literal $rest:literal)+) => {
