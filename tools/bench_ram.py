@@ -170,7 +170,7 @@ def ours(group, path, cap, rate, arguments, prompt=PROMPT):
     if done.returncode:
         return {"ended": ended(done)}
     said = json.loads(done.stdout)
-    # Loading reads what stays in memory; the prompt is one pass, and the last token is not passed.
+    # Loading reads what stays in memory; every batch of the prompt is a pass, and the last token is not passed.
     lines = {line["name"]: line["bytes"] for line in plan["lines"]}
     loaded = sum(lines.get(name, 0) for name in ("weights, kept", "header (in memory)", "vectors"))
     passes = n_tokens + -(-len(prompt) // 16)

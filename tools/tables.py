@@ -31,7 +31,7 @@ def peers(rows):
 
 def said(row, key):
     """A figure of a row, or how the program ended instead."""
-    return "" if row is None else row.get(key, row.get("ended", ""))
+    return "" if row is None else row.get(key, row.get("full_ended" if key.startswith("full_") else "ended", ""))
 
 
 def ram(rows):

@@ -334,8 +334,8 @@ impl Budget {
 
     /// What so many bytes of streamed weights have in the file, about: where it is packed, parts of it are packed more tightly than others.
     pub fn in_file(&self, n_streamed: u64) -> u64 {
-        let unpacked = self.residency.as_ref().map_or(0, Residency::unpacked_streamed_bytes).max(1);
-        (u128::from(n_streamed) * u128::from(self.streamed_bytes()) / u128::from(unpacked)) as u64
+        let unpacked = self.residency.as_ref().map_or(0, Residency::unpacked_streamed_bytes);
+        share(n_streamed, self.streamed_bytes(), unpacked)
     }
 
     /// Of the caches, what is read from a file for every pass when the context is full.
@@ -385,6 +385,11 @@ pub fn code_bytes(kinds: impl Iterator<Item = Type>, isa: Isa, work: Work) -> u6
     let n_alone = if work == Work::Read { 0 } else { kinds.values().filter(|&&is_integer| is_integer).count() };
     let kib = kernels.common + activations + kinds.len() as u64 * kernels.each + n_alone as u64 * kernels.alone;
     Code::kib(kib).bytes()
+}
+
+/// What of `n` is as much of it as `part` is of `whole`.
+pub fn share(n: u64, part: u64, whole: u64) -> u64 {
+    (u128::from(n) * u128::from(part) / u128::from(whole.max(1))) as u64
 }
 
 /// What the system keeps of a page.

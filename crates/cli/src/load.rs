@@ -510,8 +510,8 @@ pub fn with_session<R>(
             &pool
         }
     };
-    let arena = smidgen_host::image::zeroed(plan.arena_bytes());
-    let mut arena = arena.map_err(|error| Failure::Failed(format!("{}: {error}", source.name)))?;
+    let arena = smidgen_host::image::zeroed(plan.arena_bytes() as u64);
+    let mut arena = arena.map_err(|error| host_failure(error(Path::new(&source.name))))?;
     let mut engine =
         Engine::new(&model, &plan, settings.isa, workers, &mut arena).map_err(|error| source.refused(error))?;
     let parts = parts.filter(|(_, residency)| residency.is_partial());

@@ -4,6 +4,7 @@
 //! read at the rate of its disk, and the reader works while the engine does, so the longer of the two times is that of a token.
 //! Readers of a packed file unpack as well, each after it has read, and share the cores with the engine.
 
+use crate::budget::share;
 use crate::cache;
 use crate::failure::Failure;
 use crate::load::host_failure;
@@ -75,6 +76,14 @@ pub struct Streamed<'a> {
     pub spill_path: Option<&'a Path>,
 }
 
+impl Streamed<'_> {
+    /// The same when only so many bytes of the file are read, and the rest is in memory and unpacked.
+    pub fn only(self, bytes: u64) -> Self {
+        let unpacked = self.unpacked.map(|(both, n_readers)| (both.map(|n| share(n, bytes, self.bytes)), n_readers));
+        Self { bytes, unpacked, ..self }
+    }
+}
+
 impl Probe {
     /// Where it is kept: `probe.json` in the directory of our cache.
     pub fn path() -> Option<PathBuf> {
@@ -97,10 +106,7 @@ impl Probe {
             |error: std::io::Error| Failure::Failed(format!("{}: cannot be written: {error}", path.display()));
         std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(unwritten)?;
         let text = serde_json::to_string(self).map_err(|error| Failure::Failed(error.to_string()))?;
-        let written = smidgen_host::atomic::write(&path, |file| {
-            file.write_all(text.as_bytes()).map_err(|error| smidgen_host::Error::writing(&path, &error))
-        });
-        written.map_err(host_failure)
+        smidgen_host::atomic::write_bytes(&path, text.as_bytes()).map_err(host_failure)
     }
 
     /// Tokens per second of a run of `model` by `threads` threads that needs `streamed` for each: the most that the measured rates

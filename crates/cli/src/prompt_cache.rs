@@ -67,12 +67,11 @@ impl Reader {
 }
 
 /// Takes the longest beginning that `tokens` share with the cache at `path` into the engine of `session`; the last token is
-/// left to be run. Gives how many positions were taken, none where there is no such file, and the fingerprint of the model after
-/// the first of `tokens`, for [`save`].
+/// left to be run; nothing where there is no such file. Gives the fingerprint of the model after the first of `tokens`, for [`save`].
 ///
 /// # Errors
 /// Caches that are not in memory; a file that is no cache, one of another model or of other cache types, one that was cut or changed.
-pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result<(usize, u64), Failure> {
+pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result<u64, Failure> {
     if session.budget.spilled.is_some() {
         return Err(Failure::Input(
             "--prompt-cache needs all keys and values in memory; give a smaller -c, a larger --ram, or --ctk and --ctv"
@@ -83,7 +82,7 @@ pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result
     session.engine.truncate(0);
     let (file, length) = match File::open(path).and_then(|file| file.metadata().map(|about| (file, about.len()))) {
         Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, own_fingerprint)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(own_fingerprint),
         Err(error) => return Err(Failure::reading(path, &error)),
     };
     let bad =
@@ -132,7 +131,7 @@ pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result
         session.engine.truncate(0);
         return Err(bad("was changed since it was written"));
     }
-    Ok((same, own_fingerprint))
+    Ok(own_fingerprint)
 }
 
 /// Writes the keys and values of `tokens`, which the engine of `session` holds, to `path`, with the model's `fingerprint` after

@@ -20,6 +20,14 @@ pub fn write<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T, Erro
     write_in_steps(path, u64::MAX, fill)
 }
 
+/// Writes the file `path` with `bytes`, whole or not at all.
+///
+/// # Errors
+/// As [`fn@write`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write(path, |file| file.write_all(bytes).map_err(|error| Error::writing(path, &error)))
+}
+
 /// As [`fn@write`]; no more than `step_bytes` wait in memory for the disk at a time, beside [`BUFFER_BYTES`].
 ///
 /// # Errors

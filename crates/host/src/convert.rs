@@ -105,7 +105,7 @@ impl Import {
 
     /// Writes the bytes of the file that was packed to `out`, which appears whole or not at all.
     fn write_plain(&self, plain: &[u8], out: &Path) -> Result<Summary, Error> {
-        atomic::write(out, |writer| writer.write_all(plain).map_err(|error| Error::writing(out, &error)))?;
+        atomic::write_bytes(out, plain)?;
         let types = self.tensors().iter().map(|tensor| tensor.kind);
         Ok(self.summary(plain.len() as u64, types, vec![0.0; self.tensors().len()]))
     }

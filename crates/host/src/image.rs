@@ -117,13 +117,14 @@ impl Deref for Image {
 /// `len` zeroed bytes that take memory page by page, when they are first written to.
 ///
 /// # Errors
-/// When there are no addresses for them.
-pub fn zeroed(len: usize) -> std::io::Result<Pages> {
-    let pages = Pages::map_anon(len)?;
+/// When there is no room for them; the error still wants to know for which file they were.
+pub fn zeroed(len: u64) -> Result<Pages, impl Fn(&Path) -> Error> {
     // A system that gave two megabytes for the first byte would break the promise.
     #[cfg(target_os = "linux")]
-    let _ = pages.advise(memmap2::Advice::NoHugePage);
-    Ok(pages)
+    let advise = |pages: &Pages| drop(pages.advise(memmap2::Advice::NoHugePage));
+    #[cfg(not(target_os = "linux"))]
+    let advise = |_: &Pages| ();
+    Image::pages(len).inspect(advise)
 }
 
 /// Opens `path` when it is an ordinary file that is not empty; with its length.

@@ -1,5 +1,7 @@
 //! What this machine has and what this process uses, as the operating system tells it.
 
+use std::sync::OnceLock;
+
 /// The most bytes this process has ever had resident (Linux: `VmHWM`); `None` where the system does not say.
 ///
 /// Linux keeps the most by counts that each processor adds up only now and then, so that it may be told 128 KiB too small for each
@@ -36,6 +38,12 @@ pub fn page_bytes() -> usize {
 /// Whether this process may reserve more memory than it will ever use: there are addresses enough, and neither they (`ulimit -v`,
 /// `ulimit -d`) nor what is promised to all processes (Linux: `vm.overcommit_memory`) are limited.
 pub fn may_reserve() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    // A plan asks for every context that it tries.
+    *MAY.get_or_init(reserves_freely)
+}
+
+fn reserves_freely() -> bool {
     #[cfg(any(target_os = "linux", target_os = "macos"))]
     let is_limited = {
         use rustix::process::{Resource, getrlimit};

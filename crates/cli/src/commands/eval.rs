@@ -2,7 +2,7 @@
 
 use crate::advice::advised;
 use crate::args::{EngineArgs, ModelArgs, SamplingArgs};
-use crate::budget::{Budget, Line, Work, check_ram};
+use crate::budget::{Budget, Line, Work, check_ram, share};
 use crate::corpus::{Corpus, CorpusArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::refused;
@@ -239,10 +239,9 @@ fn share_ram(
     let left = ram.saturating_sub(all.with_process());
     let in_parts = |source: &Source| source.outline().map_or(0, |outline| outline.file_bytes());
     let (ours, theirs) = (in_parts(source), base.map_or(0, in_parts));
-    let share = |n_bytes: u64| (u128::from(left) * u128::from(n_bytes) / u128::from((ours + theirs).max(1))) as u64;
     let limited = |source: &Source, engine: EngineArgs, n_bytes: u64| {
         let beside = Budget::of(source, &engine, &SamplingArgs::GREEDY)?;
-        Ok(EngineArgs { ram: Some(beside.with_process() + share(n_bytes)), ..engine })
+        Ok(EngineArgs { ram: Some(beside.with_process() + share(left, n_bytes, ours + theirs)), ..engine })
     };
     let exact = base.map_or(Ok(exact.clone()), |base| limited(base, exact, theirs))?;
     Ok((limited(source, engine, ours)?, exact))

@@ -110,18 +110,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
         streamed_bytes_at_first,
         spilled_bytes: budget.spilled_bytes(),
         tokens_per_s: rate(streamed),
-        tokens_per_s_at_first: rate(Streamed {
-            bytes: streamed_bytes_at_first,
-            // What stays is unpacked already.
-            unpacked: streamed.unpacked.map(|(bytes, n_readers)| {
-                let share = |n: u64| {
-                    (u128::from(n) * u128::from(streamed_bytes_at_first) / u128::from(streamed_bytes.max(1))) as u64
-                };
-                (bytes.map(share), n_readers)
-            }),
-            spilled: 0,
-            ..streamed
-        }),
+        tokens_per_s_at_first: rate(Streamed { spilled: 0, ..streamed.only(streamed_bytes_at_first) }),
         options: flags.engine.ram.map_or(Vec::new(), |ram| question.choices(ram)),
     };
     match flags.json {

@@ -347,8 +347,7 @@ impl Ground<'_> {
         let Choice { found, emission, pages, errors } = search.run(target_bytes)?;
         let memory = self.memory(import, &emission)?;
         if let Some(output) = self.job.output.as_ref().filter(|_| !self.flags.dry_run) {
-            let failed = |error| smidgen_host::Error::writing(output, &error);
-            atomic::write(output, |file| file.write_all(&pages).map_err(failed)).map_err(host_failure)?;
+            atomic::write_bytes(output, &pages).map_err(host_failure)?;
         }
         let (errors, found) = (Some(errors), Some(found));
         Ok(Made {

@@ -15,6 +15,7 @@ use clap::Args;
 use serde::Serialize;
 use smidgen_core::sample::{Candidate, Sampler};
 use smidgen_core::tokenizer::Encode;
+use smidgen_host::atomic;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -226,8 +227,8 @@ fn continue_text(
 
     let interrupt = Interrupt::watch()?;
     let guard = interrupt.guard();
-    let restored = flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
-    let fingerprint = restored.map(|(_, fingerprint)| fingerprint);
+    let fingerprint =
+        flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
     // What reads a prompt is not needed to continue it.
     smidgen_host::pages::release_program();
     let prompted = match &flags.logits {
@@ -253,7 +254,8 @@ fn continue_text(
     let Sink { kept, stdout: _ } = sink;
     let continuation = String::from_utf8_lossy(kept.as_deref().unwrap_or_default());
     if let Some(path) = &flags.output {
-        write_whole(path, &[prompt.as_bytes(), continuation.as_bytes()].concat())?;
+        atomic::write_bytes(path, &[prompt.as_bytes(), continuation.as_bytes()].concat())
+            .map_err(load::host_failure)?;
     }
     let timings = Timings::new(session.load, n_prompt, &prompted, &outcome);
     if flags.json {
@@ -278,14 +280,6 @@ fn continue_text(
 fn streamed_per_token(session: &Session<'_>, (n_streamed, position): (u64, usize)) -> u64 {
     let n_passed = session.engine.position().saturating_sub(position).max(1) as u64;
     session.budget.in_file(session.elsewhere.n_streamed() - n_streamed) / n_passed
-}
-
-/// Writes the file at `path` as a whole or not at all.
-fn write_whole(path: &Path, text: &[u8]) -> Result<(), Failure> {
-    let written = smidgen_host::atomic::write(path, |file| {
-        file.write_all(text).map_err(|error| smidgen_host::Error::writing(path, &error))
-    });
-    written.map_err(load::host_failure)
 }
 
 /// The text of the prompt and its ids, which fit the context.
@@ -342,7 +336,7 @@ fn with_logits(
 ) -> Result<Prompted, Failure> {
     let n_vocab = session.model.hparams().n_vocab;
     let mut stopped = None;
-    let written = smidgen_host::atomic::write(path, |file| {
+    let written = atomic::write(path, |file| {
         let unwritten = |error| Failure::Failed(format!("{}: cannot be written: {error}", path.display()));
         let header = npy::write_header(file, tokens.len(), n_vocab).map_err(unwritten);
         let mut each = |logits: &[f32]| npy::write_row(file, logits).map_err(unwritten);

@@ -40,8 +40,7 @@ impl Measured {
         if let Some(folder) = path.parent()
             && std::fs::create_dir_all(folder).is_ok()
         {
-            let failed = |error| smidgen_host::Error::writing(&path, &error);
-            let _ = atomic::write(&path, |file| file.write_all(&bytes).map_err(failed));
+            let _ = atomic::write_bytes(&path, &bytes);
         }
     }
 }

@@ -185,15 +185,9 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros() {
-        let mut blocks = [Quantized {
-            q: [9; BLOCK],
-            scale: 9.0,
-            below: 9.0,
-            start: 9,
-            below_halves: [9.0; 2],
-            start_halves: [9; 2],
-            sums: [9; 2],
-        }];
+        let mut blocks = [Quantized::ZERO];
+        quantize(Scalar, &[9.0; BLOCK], 128, &mut blocks);
+        assert_ne!(blocks[0], Quantized::ZERO);
         quantize(Scalar, &[0.0; BLOCK], 128, &mut blocks);
         assert_eq!(blocks[0], Quantized::ZERO);
     }

@@ -41,7 +41,7 @@ impl Cache {
         let refs = self.root.join("refs");
         create(&refs)?;
         let path = refs.join(REVISION);
-        atomic::write(&path, |out| out.write_all(commit.as_bytes()).map_err(|error| Error::writing(&path, &error)))
+        atomic::write_bytes(&path, commit.as_bytes())
     }
 
     fn snapshot(&self, commit: &str) -> PathBuf {

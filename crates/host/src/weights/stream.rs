@@ -50,10 +50,8 @@ struct State {
     /// Those below this rank are still kept when the caches have a position more: the others go in this pass once they were used, so
     /// that they are read ahead for the next.
     kept_ranks: u32,
-    /// Bytes that there are for them now, and when the caches have a position more.
+    /// Bytes that there are for them now, and when the caches have a position more; the least that there have been.
     rooms: [u64; 2],
-    /// The most positions that the caches have had.
-    n_positions: usize,
     /// Bytes that were read ahead so far.
     n_streamed: u64,
     /// Whether a call has failed: what was read ahead then may have failed for the same reason, which may be gone.
@@ -91,8 +89,7 @@ impl Stream {
             next: parts.first(),
             kept: BTreeMap::new(),
             kept_ranks: 0,
-            rooms: [0; 2],
-            n_positions: 0,
+            rooms: [u64::MAX; 2],
             n_streamed: 0,
             is_stale: false,
             storage: aside,
@@ -150,7 +147,7 @@ impl Stream {
 
     /// Keeps a copy of the part at `place`; without memory for it, it is streamed again.
     fn keep(state: &mut State, place: Place, bytes: &[u8]) {
-        if let Ok(mut pages) = zeroed(bytes.len()) {
+        if let Ok(mut pages) = zeroed(bytes.len() as u64) {
             pages.copy_from_slice(bytes);
             state.kept.insert(place.n_before, pages);
         }
@@ -240,10 +237,10 @@ impl Store for Stream {
 
     fn caches_grow(&self, n_positions: usize) {
         let state = &mut *self.state.borrow_mut();
-        let Some(caches) = self.caches.as_ref().filter(|_| n_positions > state.n_positions) else { return };
-        state.n_positions = n_positions;
+        let Some(caches) = &self.caches else { return };
         let rooms = [n_positions, n_positions + 1].map(|n| caches.unused_bytes(n));
-        if rooms == state.rooms {
+        // What has been written to once stays with the caches.
+        if rooms >= state.rooms {
             return;
         }
         let [now, next] = rooms.map(|room| self.parts.ranks_within(room));
