@@ -3,6 +3,7 @@
 use crate::args::{EngineArgs, SamplingArgs};
 use crate::failure::Failure;
 use crate::load::{Settings, Source};
+use crate::prompt_cache;
 use crate::report;
 use crate::serve::http;
 use clap::ValueEnum;
@@ -211,6 +212,9 @@ impl Budget {
         add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
         for (name, bytes) in work_lines(gguf, settings) {
             add(name, bytes);
+        }
+        if plan.limits().keeps_all {
+            add("prompt cache on its way to the file", prompt_cache::saving_bytes(plan.cache_bytes()));
         }
         for (name, bytes) in process_lines(gguf, settings, source, ram) {
             add(name, bytes as usize);

@@ -11,11 +11,17 @@ use crate::failure::Failure;
 use crate::generate::refused;
 use crate::hash::Fnv1a;
 use crate::load::{self, Session};
+use smidgen_host::atomic::BUFFER_BYTES;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 const MAGIC: &[u8; 16] = b"smidgen cache 1\n";
+
+/// What [`save`] takes of caches of so many bytes on their way to the file: what is gathered, and what the system has not written yet.
+pub fn saving_bytes(cache_bytes: usize) -> usize {
+    2 * BUFFER_BYTES.min(cache_bytes)
+}
 
 /// Type names, sizes and pieces of the engine's caches.
 fn shape(session: &Session<'_>) -> Vec<u8> {
@@ -135,17 +141,23 @@ pub fn restore(path: &Path, session: &mut Session<'_>, tokens: &[u32]) -> Result
 }
 
 /// Writes the keys and values of `tokens`, which the engine of `session` holds, to `path`, with the model's `fingerprint` after
-/// the first of them.
+/// the first of them; if memory `is_limited`, no more than [`saving_bytes`] of it are in memory at a time.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn save(path: &Path, session: &Session<'_>, tokens: &[u32], fingerprint: u64) -> Result<(), Failure> {
+pub fn save(
+    path: &Path,
+    session: &Session<'_>,
+    tokens: &[u32],
+    (fingerprint, is_limited): (u64, bool),
+) -> Result<(), Failure> {
     let mut header = MAGIC.to_vec();
     header.extend_from_slice(&shape(session));
     header.extend_from_slice(&(tokens.len() as u32).to_le_bytes());
     header.extend_from_slice(&fingerprint.to_le_bytes());
     tokens.iter().for_each(|id| header.extend_from_slice(&id.to_le_bytes()));
-    let written = smidgen_host::atomic::write(path, |file| {
+    let step_bytes = if is_limited { BUFFER_BYTES as u64 } else { u64::MAX };
+    let written = smidgen_host::atomic::write_in_steps(path, step_bytes, |file| {
         let mut hash = Fnv1a::START;
         for bytes in std::iter::once(&header[..]).chain(session.engine.cached(tokens.len())) {
             hash.add(bytes);

@@ -235,10 +235,8 @@ fn continue_text(
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,
     };
-    if let (Some(path), Some(fingerprint), Some(_)) = (&flags.prompt_cache, fingerprint, prompted.first) {
-        smidgen_host::pages::release_program();
-        prompt_cache::save(path, session, &tokens, fingerprint)?;
-        smidgen_host::pages::release_program();
+    if prompted.first.is_some() {
+        keep_prompt(flags, session, &tokens, fingerprint)?;
     }
     // Not before: a progress bar would draw over it.
     if !keeps {
@@ -274,6 +272,15 @@ fn continue_text(
         summarize(session, &prompted, &outcome, &timings, params.seed);
     }
     Ok(if outcome.ending == Ending::Interrupted { Status::Interrupted } else { Status::Done })
+}
+
+/// Writes the prompt cache, if there is to be one.
+fn keep_prompt(flags: &Flags, session: &Session<'_>, tokens: &[u32], fingerprint: Option<u64>) -> Result<(), Failure> {
+    let (Some(path), Some(fingerprint)) = (&flags.prompt_cache, fingerprint) else { return Ok(()) };
+    smidgen_host::pages::release_program();
+    prompt_cache::save(path, session, tokens, (fingerprint, flags.engine.ram.is_some()))?;
+    smidgen_host::pages::release_program();
+    Ok(())
 }
 
 /// What was read of the weights for each token since so many bytes had been streamed and so many positions run.
