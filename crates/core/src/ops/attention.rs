@@ -66,6 +66,9 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
 }
 
+/// Sixteen keys of half a vector, the largest that there are.
+const HALF_KEYS_BYTES: usize = LANES * LANES / 2 * size_of::<f32>();
+
 /// A query: whose, and the positions that it sees.
 #[derive(Clone, Copy, Default)]
 struct Query<'a> {
@@ -163,9 +166,7 @@ impl Attention<'_> {
         let keys = self.rows((self.keys, self.old.keys), kv_head, (start, end));
         let score = Score { queries, keys, scale: self.scale, scores, stride };
         run_cached(crew, self.keys.kind(), score);
-        for (scores, seen) in scores.chunks_exact_mut(stride).zip(&seen).take(queries.len()) {
-            crew.isa.run(Softmax { scores: &mut scores[seen.clone()] });
-        }
+        crew.isa.run(Softmax { scores, stride, seen: &seen[..queries.len()] });
         let values = self.rows((self.values, self.old.values), kv_head, (start, end));
         let mix = Mix { weights: scores, stride, seen, values, head_dim: self.head_dim, queries, columns };
         run_cached(crew, self.values.kind(), mix);
@@ -292,10 +293,17 @@ impl Score<'_, '_> {
             // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
-                if is_half && n == LANES {
+                if is_half {
+                    let mut padded = [0; HALF_KEYS_BYTES];
+                    let whole = if n == LANES {
+                        group
+                    } else {
+                        padded[..group.len()].copy_from_slice(group);
+                        &padded[..LANES * row_bytes]
+                    };
                     for t in 0..T {
-                        let out = &mut self.scores[(at + t) * self.stride + done..][..LANES];
-                        pairs::<S, C>(s, twice[t], group, self.scale, out);
+                        let out = &mut self.scores[(at + t) * self.stride + done..][..n];
+                        pairs::<S, C>(s, twice[t], whole, self.scale, out);
                     }
                     done += n;
                     continue;
@@ -368,9 +376,14 @@ fn products<S: Simd, C: CacheFormat, const T: usize>(
     sums
 }
 
-/// Turns scores into weights that sum to one.
+/// Turns the scores of each query into weights that sum to one.
 struct Softmax<'a> {
+    /// (queries, rows).
     scores: &'a mut [f32],
+    /// Rows.
+    stride: usize,
+    /// The rows that each query sees.
+    seen: &'a [Range<usize>],
 }
 
 impl Kernel for Softmax<'_> {
@@ -378,18 +391,31 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let largest = largest(self.scores);
-        each_lane(s, self.scores, |score| exp(score - largest));
-        let inverse = 1.0 / sum(s, self.scores);
-        each_lane(s, self.scores, |score| score * inverse);
+        for (scores, seen) in self.scores.chunks_exact_mut(self.stride).zip(self.seen) {
+            let scores = &mut scores[seen.clone()];
+            let largest = largest(scores);
+            each_lane(s, scores, |score| exp(score - largest));
+            let inverse = 1.0 / sum(s, scores);
+            each_lane(s, scores, |score| score * inverse);
+        }
     }
 }
+
+/// Vectors that are computed side by side where there are many: the steps of one wait for each other, those of others do not.
+const SIDE_BY_SIDE: usize = 4;
 
 /// Replaces every value by `f` of it. Where there are vectors, fewer values than make one are made up for with zeros, which are
 /// computed too: that is faster than one after the other.
 #[inline(always)]
 fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
-    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    let n_grouped = if TILE == LANES { x.len() } else { 0 };
+    let (grouped, rest) = x.split_at_mut(n_grouped / (SIDE_BY_SIDE * LANES) * (SIDE_BY_SIDE * LANES));
+    for group in grouped.as_chunks_mut::<{ SIDE_BY_SIDE * LANES }>().0 {
+        for x in group {
+            *x = f(*x);
+        }
+    }
+    let (chunks, rest) = rest.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for x in chunk {
             *x = f(*x);
@@ -403,7 +429,7 @@ fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
         for x in &mut last {
             *x = f(*x);
         }
-        rest.copy_from_slice(&last[..rest.len()]);
+        s.store_part(s.load(&last), rest);
     }
 }
 
@@ -462,6 +488,10 @@ impl Mix<'_, '_, '_> {
         let mut column = 0;
         while column < n {
             column += match (n - column) / LANES {
+                // Each a loop of its own, where what it loads is known beforehand.
+                0 if C::IS_PLAIN && S::SUMS_HALVES && n - column == LANES / 2 => {
+                    self.vectors::<S, C, T, 1>(s, at, column, LANES / 2)
+                }
                 0 => self.vectors::<S, C, T, 1>(s, at, column, n - column),
                 1 => self.vectors::<S, C, T, 1>(s, at, column, LANES),
                 2 | 3 => self.vectors::<S, C, T, 2>(s, at, column, LANES),

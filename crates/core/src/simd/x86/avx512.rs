@@ -91,6 +91,12 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
         unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
     }
     #[inline(always)]
+    fn store_part(self, v: Self::F, out: &mut [f32]) {
+        let mask = ((1u32 << out.len().min(LANES)) - 1) as u16;
+        // SAFETY: only the lanes of the mask, which lie in the slice, are written; the token proves the instructions.
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, v) }
+    }
+    #[inline(always)]
     fn load_f32_part(self, x: &[u8]) -> Self::F {
         let mask = ((1u32 << (x.len() / 4).min(LANES)) - 1) as u16;
         // SAFETY: only the lanes of the mask, which lie in the slice, are read; the token proves the instructions.
