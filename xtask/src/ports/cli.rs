@@ -31,14 +31,16 @@ struct Machine {
     linker: Linker,
     emulators: &'static [&'static [&'static str]],
     /// Bytes that the file may have. One that has a limit is made small in all but the engine, also when it is linked: an ARMv6 has no
-    /// vectors to lose by that.
+    /// vectors to lose by that, and nobody unwinds its stack.
     max_bytes: Option<u64>,
 }
 
 /// What makes a file smaller that has a limit.
-const SMALL: [&str; 4] = [
+const SMALL: [&str; 6] = [
     "--config",
     "profile.release.package.smidgen-compress.opt-level=\"z\"",
+    "--config",
+    "profile.release.package.smidgen-host.opt-level=\"z\"",
     "--config",
     "profile.release.package.smidgen.opt-level=\"z\"",
 ];
@@ -46,7 +48,8 @@ const SMALL: [&str; 4] = [
 #[rustfmt::skip]
 const MACHINES: &[Machine] = &[
     // The Raspberry Pi Zero.
-    Machine { target: "arm-unknown-linux-musleabihf", flags: "-Ctarget-cpu=arm1176jzf-s -Clink-self-contained=no",
+    Machine { target: "arm-unknown-linux-musleabihf",
+        flags: "-Ctarget-cpu=arm1176jzf-s -Clink-self-contained=no -Cforce-unwind-tables=no",
         linker: Linker::Zig, max_bytes: Some(6 << 20),
         emulators: &[&["qemu-arm", "-cpu", "arm1176"]] },
     Machine { target: "armv7-unknown-linux-musleabihf", flags: "-Ctarget-cpu=cortex-a7 -Clink-self-contained=no",
