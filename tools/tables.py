@@ -71,6 +71,11 @@ def busy(rows):
     return [[stem(row), *(row[key] for key in keys)] for row in rows if row["test"] == "busy"]
 
 
+def llama2c(rows):
+    keys = ["program", "smidgen_tokens_per_s", "llama2_c_tokens_per_s", "ratio"]
+    return [[f"`{row['file']}`", *(row[key] for key in keys)] for row in rows]
+
+
 def ops(rows):
     keys = ["products_gb_per_s", "limit_gb_per_s", "products_percent", "token_percent"]
     return [[stem(row), row["threads"], *(row[key] for key in keys)] for row in rows]
@@ -107,7 +112,7 @@ TABLES = {
     ("boards", "board"): boards, ("boards", "model"): power_macintosh, ("boards", "target"): static_files, ("static-files", "target"): static_files,
     ("ram", "room for, disk"): ram, ("ram-bound", "room for"): ram_bound, ("ram-floor", "model"): ram_floor,
     ("start", "file"): start, ("start", "busy with"): busy, ("memory", "run"): memory,
-    ("ops", "file"): ops,
+    ("ops", "file"): ops, ("llama2c", "file"): llama2c,
 }
 
 

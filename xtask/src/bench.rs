@@ -72,6 +72,18 @@ pub(crate) fn ops(report: &mut Report, arguments: &[String]) {
     }
 }
 
+/// Where llama2.c is built, and its models are made.
+const LLAMA2C: &str = "target/bench/llama2c";
+
+/// Times smidgen beside llama2.c, whose programs stand in `source`; `arguments` go to tools/bench_llama2c.py.
+pub(crate) fn llama2c(report: &mut Report, source: &Path, arguments: &[String]) {
+    if is_ready(report, &[]) {
+        let words = [source.to_string_lossy().into_owned(), data(), LLAMA2C.into()];
+        let words = [&words[..], arguments].concat();
+        report.step("bench: llama2.c", |_| record("tools/bench_llama2c.py", &words, "llama2c"));
+    }
+}
+
 /// The models that run under caps, and those whose least memory is looked for: names and types.
 const CAPPED: [&str; 2] = ["smol135:Q8_0", "qwen3-0.6B:Q8_0"];
 const SMALL: [&str; 4] = ["stories260K:F32", "s15M:Q8_0", "gpt2-124:Q4_0", "smol135:Q2_W"];
@@ -154,10 +166,17 @@ fn completion() -> Result<Counts, Stop> {
 
 /// Makes those of `models` that are not there yet.
 fn make(models: &[&str]) -> Result<Counts, Stop> {
-    let data = crate::shared_data().unwrap_or_else(|| PathBuf::from("../shared/data"));
-    let data = data.to_string_lossy().into_owned();
-    let words = ["tools/bench_models.py", RELEASE, &data, MODELS];
+    if models.is_empty() {
+        return Ok(ONE);
+    }
+    let words = ["tools/bench_models.py", RELEASE, &data(), MODELS];
     run(&mut tool(&[&words, models].concat()))
+}
+
+/// Where the models are that people have.
+fn data() -> String {
+    let data = crate::shared_data().unwrap_or_else(|| PathBuf::from("../shared/data"));
+    data.to_string_lossy().into_owned()
 }
 
 /// As [`record_of`], of what this machine links.

@@ -97,6 +97,14 @@ enum Beside {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Time smidgen beside llama2.c's own programs on its own checkpoints; needs a C compiler
+    Llama2c {
+        /// A folder with run.c and runq.c of karpathy/llama2.c, which are no part of this project
+        source: PathBuf,
+        /// Passed on to tools/bench_llama2c.py: --repetitions
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run both under memory caps, and find the least memory in which small models run; needs root and cgroups of version 1
     Ram,
 }
@@ -123,6 +131,9 @@ fn main() -> ExitCode {
         Command::Bench { beside: Beside::Peers { only, arguments } } => bench::peers(&mut report, &only, &arguments),
         Command::Bench { beside: Beside::Start { arguments } } => bench::start(&mut report, &arguments),
         Command::Bench { beside: Beside::Ops { arguments } } => bench::ops(&mut report, &arguments),
+        Command::Bench { beside: Beside::Llama2c { source, arguments } } => {
+            bench::llama2c(&mut report, &source, &arguments);
+        }
         Command::Bench { beside: Beside::Ram } => bench::ram(&mut report),
     }
     report.close()

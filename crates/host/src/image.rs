@@ -55,9 +55,6 @@ impl Image {
         let stamp = |file: &File| Stamp::of(file).map_err(|error| Error::reading(path, &error));
         let before = stamp(&file)?;
         let mut pages = Self::pages(len).map_err(|error| error(path))?;
-        // Fewer, larger pages are found faster; a system that has none goes on with small ones.
-        #[cfg(target_os = "linux")]
-        let _ = pages.advise(memmap2::Advice::HugePage);
         let work = Work::begin(progress, "reading", len);
         for chunk in pages.chunks_mut(READ_BYTES) {
             file.read_exact(chunk).map_err(|error| Error::reading(path, &error))?;
@@ -69,9 +66,12 @@ impl Image {
         Ok(Image::Owned(pages))
     }
 
-    /// `len` zeroed bytes of whole pages; the error still wants to know for which file they were.
+    /// `len` zeroed bytes of whole pages, all of which will be written; the error still wants to know for which file they were.
     pub(crate) fn pages(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
         let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
+        // Fewer, larger pages are found faster; a system that has none goes on with small ones.
+        #[cfg(target_os = "linux")]
+        let pages = pages.inspect(|pages| drop(pages.advise(memmap2::Advice::HugePage)));
         pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
     }
 
