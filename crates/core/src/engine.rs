@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.check(tokens)?;
         for batch in tokens.chunks(self.batch_tokens) {
-            self.pass(batch, &mut ())?;
+            self.pass_unseen(batch)?;
         }
         self.logits((tokens.len() - 1) % self.batch_tokens)?;
         Ok(self.buffers.logits)
@@ -225,7 +225,7 @@ impl<'a> Engine<'a> {
         self.check(tokens)?;
         let first = self.position;
         for (index, batch) in tokens.chunks(self.batch_tokens).enumerate() {
-            self.pass(batch, &mut ())?;
+            self.pass_unseen(batch)?;
             for token in 0..batch.len() {
                 self.logits(token)?;
                 let index = index * self.batch_tokens + token;
@@ -302,6 +302,13 @@ impl<'a> Engine<'a> {
         }
         let wanted = self.position.saturating_add(tokens.len());
         if wanted > self.context_tokens { Err(Error::Context(wanted, self.context_tokens)) } else { Ok(()) }
+    }
+
+    /// As [`Engine::pass`], which nobody watches. It is compiled here, for speed, and not again where a generic function is used
+    /// in a package that is compiled for size.
+    #[inline(never)]
+    fn pass_unseen(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.pass(tokens, &mut ())
     }
 
     /// Runs one batch through every layer, leaving its hidden states.
