@@ -10,6 +10,7 @@ it was from the second token on, and of 260K the texts are compared.
 
 import argparse
 import hashlib
+import json
 import re
 import statistics
 import struct
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from record import json, machine, make_record
+from record import machine, show
 
 N_VOCAB, N_EMBD, N_FF, N_LAYERS, N_HEADS, CONTEXT = 32000, 288, 768, 6, 6, 256
 GROUP = 32
@@ -109,7 +110,7 @@ def main():
         ("runq", folder / "s15M-groups.bin", folder / "s15M.tok.bin"),
     ]
     rows = [compare(arguments.smidgen, folder / name, *files, 200, arguments.repetitions) for name, *files in cases]
-    print(json.dumps(make_record(" ".join(["python", *sys.argv]), f"{machine()}, llama2.c ({built})", rows), indent=1))
+    show("cargo xtask bench llama2c SOURCE", f"{machine()}, llama2.c ({built})", rows)
 
 
 if __name__ == "__main__":
