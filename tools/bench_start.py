@@ -48,7 +48,8 @@ def run(words, n_echoed):
         n_read += len(text)
         if first is None and n_read > n_echoed:
             first = (time.monotonic() - began) * 1e3
-        peak = resident(process.pid) or peak
+        # Not between the prompt that a program repeats and its first byte, which would seem later.
+        peak = (first and resident(process.pid)) or peak
     if process.wait() != 0 or first is None:
         raise RuntimeError(f"{words} ended with {process.returncode}, having written {n_read} bytes")
     return first, (time.monotonic() - began) * 1e3, peak

@@ -266,7 +266,7 @@ fn weights_rate(kind: Type, bytes: &[u8], crew: Crew<'_>) -> Option<f64> {
     let (mut blocks, mut rest) = (vec![Quantized::ZERO; n], vec![Rest::ZERO; n]);
     let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
     let x = vec![0.5; COLUMNS];
-    activations.quantize(crew.isa, &x, COLUMNS, &[&matrix]);
+    activations.quantize(crew, &x, COLUMNS, &[&matrix]);
     let mut out = vec![0.0; rows];
     let mut n_read = 0;
     let began = Instant::now();

@@ -1,17 +1,18 @@
 //! The forward pass: tokens in, logits out, every buffer the caller's.
 
 mod observer;
+mod steps;
 
 use crate::arena::Arena;
 use crate::kv::{Cache, CacheType, PAGE, Place};
 use crate::model::{FeedForward, Hparams, Layer, Linear, Model};
 use crate::ops::attention::{Attention, Old};
 use crate::ops::hadamard::{spread, spread_inverse};
-use crate::ops::linear::{multiply, multiply_each, read_row};
-use crate::ops::math::{Gate, Map, gelu_tanh, silu, sqrt};
+use crate::ops::linear::{multiply_each, read_row};
+use crate::ops::math::sqrt;
 use crate::ops::matmul::{Activations, Crew};
-use crate::ops::norm::{Add, Norm, RmsInPlace, Vector};
-use crate::ops::rope::{Layout, Rope, Turn};
+use crate::ops::norm::{Add, RmsInPlace, Vector};
+use crate::ops::rope::{Layout, Rope};
 use crate::plan::Plan;
 use crate::simd::Isa;
 use crate::store::{Fault, Head, Lost, Nowhere, Spill, Store};
@@ -19,6 +20,7 @@ use crate::workers::Workers;
 use core::fmt;
 use observer::Somebody;
 pub use observer::{Input, Observer, Op};
+use steps::{activate, add_normed, normalise, project, turn};
 
 /// Why a pass could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,11 +410,10 @@ impl<'a> Engine<'a> {
         let mixed = &mut rest[..n_tokens * h.query_width()];
 
         observer.begin(Op::Norm);
-        let (weight, bias) = layer.attention_norm();
-        crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
+        normalise(crew, h, layer.attention_norm(), hidden, normed);
         observer.observe(Input::Attention(index), normed, h.n_embd);
         let (q, k, v) = (layer.query(), layer.key(), layer.value());
-        b.activations.quantize(crew.isa, normed, h.n_embd, &[&q.matrix, &k.matrix, &v.matrix]);
+        b.activations.quantize(crew, normed, h.n_embd, &[&q.matrix, &k.matrix, &v.matrix]);
         observer.begin(Op::Qkv);
         let linears = [(&q.matrix, q.bias), (&k.matrix, k.bias), (&v.matrix, v.bias)];
         multiply_each((crew, store), &linears, normed, &b.activations, work)?;
@@ -422,7 +423,8 @@ impl<'a> Engine<'a> {
         let (query_norm, key_norm) = layer.head_norms();
         for (weight, x) in [(query_norm, &mut *query), (key_norm, &mut *key)] {
             if !weight.is_empty() {
-                crew.isa.run(RmsInPlace { weight, epsilon: h.norm_epsilon, x });
+                let epsilon = h.norm_epsilon;
+                crew.rows((x, h.head_dim), &|_, x| crew.isa.run(RmsInPlace { weight, epsilon, x }));
             }
         }
         let window = h.window(index);
@@ -430,7 +432,7 @@ impl<'a> Engine<'a> {
             let first = if window.is_some() { self.batch_tokens * h.n_rot } else { 0 };
             let angles = &b.angles[first..first + n_tokens * h.n_rot];
             for heads in [&mut *query, &mut *key] {
-                crew.isa.run(Turn { layout, angles, n_rot: h.n_rot, head_dim: h.head_dim, heads });
+                turn(crew, h, (layout, angles), heads);
             }
         }
         if b.keys.kind() == CacheType::Q4_0 {
@@ -457,7 +459,7 @@ impl<'a> Engine<'a> {
         observer.begin(Op::AttentionOutput);
         observer.observe(Input::AttentionOutput(index), mixed, h.query_width());
         project((crew, store), layer.output(), mixed, &mut b.activations, normed)?;
-        add_normed(crew, layer.post_attention_norm(), h.norm_epsilon, normed, hidden);
+        add_normed(crew, h, layer.post_attention_norm(), normed, hidden);
         Ok(())
     }
 
@@ -478,34 +480,20 @@ impl<'a> Engine<'a> {
         let work = &mut b.work[..n_matrices * n_tokens * h.n_ff];
 
         observer.begin(Op::Norm);
-        let (weight, bias) = layer.feed_forward_norm();
-        crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x: hidden, out: normed });
+        normalise(crew, h, layer.feed_forward_norm(), hidden, normed);
         observer.observe(Input::FeedForward(index), normed, h.n_embd);
         let (gate_linear, up_linear) = (layer.gate(), layer.up());
-        b.activations.quantize(crew.isa, normed, h.n_embd, &[&gate_linear.matrix, &up_linear.matrix]);
+        b.activations.quantize(crew, normed, h.n_embd, &[&gate_linear.matrix, &up_linear.matrix]);
         observer.begin(Op::FeedForward);
         let linears = [(&up_linear.matrix, up_linear.bias), (&gate_linear.matrix, gate_linear.bias)];
         multiply_each((crew, store), &linears[..n_matrices], normed, &b.activations, work)?;
         let (up, gate) = work.split_at_mut(n_tokens * h.n_ff);
         observer.begin(Op::Activation);
-        let activated = match h.family.feed_forward {
-            FeedForward::SiluGate => {
-                crew.isa.run(Gate { gate, up, f: silu });
-                gate
-            }
-            FeedForward::GeluGate => {
-                crew.isa.run(Gate { gate, up, f: gelu_tanh });
-                gate
-            }
-            FeedForward::Gelu => {
-                crew.isa.run(Map { x: up, f: gelu_tanh });
-                up
-            }
-        };
+        let activated = activate(crew, h, up, gate);
         observer.begin(Op::Down);
         observer.observe(Input::Down(index), activated, h.n_ff);
         project((crew, store), layer.down(), activated, &mut b.activations, normed)?;
-        add_normed(crew, layer.post_feed_forward_norm(), h.norm_epsilon, normed, hidden);
+        add_normed(crew, h, layer.post_feed_forward_norm(), normed, hidden);
         Ok(())
     }
 
@@ -513,10 +501,9 @@ impl<'a> Engine<'a> {
     fn output_input(&mut self, token: usize) -> &[f32] {
         let h = self.model.hparams();
         let b = &mut self.buffers;
-        let (weight, bias) = self.model.output_norm();
         let x = &b.hidden[token * h.n_embd..(token + 1) * h.n_embd];
         let normed = &mut b.normed[..h.n_embd];
-        self.crew.isa.run(Norm { kind: h.family.norm, weight, bias, epsilon: h.norm_epsilon, x, out: normed });
+        normalise(self.crew, h, self.model.output_norm(), x, normed);
         normed
     }
 
@@ -540,26 +527,6 @@ fn attention_of<'a>(
     let (n_heads, n_kv_heads, head_dim, scale) = (h.n_heads, h.n_kv_heads, h.head_dim, h.attention_scale);
     let (old, kv_heads) = (Old::default(), (0, n_kv_heads));
     Attention { place, old, kv_heads, keys, values, query, position, n_heads, n_kv_heads, head_dim, scale, window }
-}
-
-/// out = linear(x).
-fn project(
-    (crew, store): (Crew<'_>, &dyn Store),
-    linear: Linear<'_>,
-    x: &[f32],
-    activations: &mut Activations<'_>,
-    out: &mut [f32],
-) -> Result<(), Error> {
-    activations.quantize(crew.isa, x, linear.matrix.columns, &[&linear.matrix]);
-    Ok(multiply((crew, store), &linear.matrix, linear.bias, x, activations, out)?)
-}
-
-/// hidden += norm(x), or x where there is no norm.
-fn add_normed(crew: Crew<'_>, weight: Vector<'_>, epsilon: f32, x: &mut [f32], hidden: &mut [f32]) {
-    if !weight.is_empty() {
-        crew.isa.run(RmsInPlace { weight, epsilon, x });
-    }
-    crew.isa.run(Add { sum: hidden, x });
 }
 
 /// Takes every buffer from the arena, in the plan's order.

@@ -1,4 +1,4 @@
-//! Splitting a job among threads that the caller brings, each writing its own columns of one buffer.
+//! Splitting a job among threads that the caller brings, each writing its own columns or rows of one buffer.
 //!
 //! Core has no threads: [`Single`] does everything itself, and a host implements [`Workers`] with a pool. Which worker does
 //! which task never changes a result, because every output is computed whole by one task.
@@ -83,28 +83,53 @@ impl Columns<'_> {
 }
 
 /// A pointer that tasks on other threads may use, each for its own part.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
+struct Shared<T>(*mut T);
 
-// SAFETY: `split` hands out disjoint parts only.
-unsafe impl Sync for Shared {}
+// SAFETY: `split` and `split_rows` hand out disjoint parts only.
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
-    fn get(&self) -> *mut f32 {
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
         self.0
     }
 }
 
-/// Splits the columns `range` of `out`, (rows, `stride`), into tasks of `chunk` columns (the last may be narrower), and gives
-/// each task its columns and the `scratch_len` floats of `scratch` that belong to its worker.
+/// Splits `rows`, each of `row_len` values, into at most `n_tasks` tasks of as many rows each, as far as that goes, and gives each task
+/// the number of its first row and its rows.
 ///
 /// # Panics
-/// When `chunk` is zero, `out` is not whole rows, `range` does not lie within them, or `scratch` is too short for the workers.
+/// When `rows` is not whole rows.
+pub fn split_rows<T: Send>(
+    workers: &dyn Workers,
+    (rows, row_len): (&mut [T], usize),
+    n_tasks: usize,
+    job: &(dyn Fn(usize, &mut [T]) + Sync),
+) {
+    assert!(rows.len().is_multiple_of(row_len));
+    let n_rows = rows.len() / row_len;
+    let n_tasks = n_tasks.min(n_rows);
+    let start = Shared(rows.as_mut_ptr());
+    workers.run(n_tasks, &|_, task| {
+        let first = |task: usize| task * n_rows / n_tasks;
+        let (first, end) = (first(task), first(task + 1));
+        // SAFETY: `first` does not fall and is `n_rows` behind the last task, so these rows lie within `rows`, and no other task, none
+        // of which is called twice, has them.
+        let own = unsafe { core::slice::from_raw_parts_mut(start.get().add(first * row_len), (end - first) * row_len) };
+        job(first, own);
+    });
+}
+
+/// Splits the columns `range` of `out`, (rows, `stride`), into at most `n_tasks` tasks of as many units of `unit` columns each, as far as
+/// that goes (the last unit may be narrower), and gives each task its columns and the `scratch_len` floats of `scratch` that belong to
+/// its worker.
+///
+/// # Panics
+/// When `unit` is zero, `out` is not whole rows, `range` does not lie within them, or `scratch` is too short for the workers.
 pub fn split(
     workers: &dyn Workers,
     out: &mut [f32],
     (stride, range): (usize, Range<usize>),
-    chunk: usize,
+    (unit, n_tasks): (usize, usize),
     (scratch, scratch_len): (&mut [f32], usize),
     job: &(dyn Fn(&mut [f32], Columns<'_>) + Sync),
 ) {
@@ -113,9 +138,11 @@ pub fn split(
     let n_rows = out.len() / stride;
     let start = Shared(out.as_mut_ptr());
     let scratch = Shared(scratch.as_mut_ptr());
-    workers.run(range.len().div_ceil(chunk), &|worker, task| {
-        let first = range.start + task * chunk;
-        let range = first..(first + chunk).min(range.end);
+    let n_units = range.len().div_ceil(unit);
+    let n_tasks = n_tasks.min(n_units);
+    workers.run(n_tasks, &|worker, task| {
+        let first = |task: usize| (range.start + task * n_units / n_tasks * unit).min(range.end);
+        let range = first(task)..first(task + 1);
         // SAFETY: the part lies within `scratch` by the assertion above, and `Workers` promises that no other call uses
         // the same worker number at the same time.
         let own = unsafe { core::slice::from_raw_parts_mut(scratch.get().add(worker * scratch_len), scratch_len) };
@@ -126,12 +153,13 @@ pub fn split(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     #[test]
     fn every_column_is_written_once() {
         let mut out = vec![0.0; 3 * 10];
-        for range in [0..3, 3..3, 3..10] {
-            split(&Single, &mut out, (10, range), 4, (&mut [0.0; 2], 2), &|scratch, mut columns| {
+        for (range, n_tasks) in [(0..3, 2), (3..3, 1), (3..10, 3)] {
+            split(&Single, &mut out, (10, range), (2, n_tasks), (&mut [0.0; 2], 2), &|scratch, mut columns| {
                 scratch[1] += 1.0;
                 for row in 0..columns.n_rows() {
                     let first = columns.range().start;
@@ -145,9 +173,32 @@ mod tests {
     }
 
     #[test]
+    fn tasks_are_alike() {
+        let widths = Mutex::new(Vec::new());
+        split(&Single, &mut [0.0; 100], (100, 9..100), (4, 8), (&mut [], 0), &|_, columns| {
+            widths.lock().unwrap().push(columns.range().len());
+        });
+        assert_eq!(widths.into_inner().unwrap(), [8, 12, 12, 12, 12, 12, 12, 11]);
+    }
+
+    #[test]
+    fn every_row_is_given_to_one_task() {
+        for (n_rows, n_tasks) in [(0, 3), (1, 3), (7, 3), (3, 7)] {
+            let mut rows = vec![(0, 0); n_rows * 2];
+            let n_called = Mutex::new(0);
+            split_rows(&Single, (&mut rows, 2), n_tasks, &|first, own| {
+                own.iter_mut().enumerate().for_each(|(i, x)| *x = (x.0 + 1, first * 2 + i));
+                *n_called.lock().unwrap() += 1;
+            });
+            assert!(rows.iter().enumerate().all(|(i, &x)| x == (1, i)));
+            assert_eq!(n_called.into_inner().unwrap(), n_tasks.min(n_rows));
+        }
+    }
+
+    #[test]
     fn a_task_may_part_its_columns() {
         let mut out = vec![0.0; 2 * 8];
-        split(&Single, &mut out, (8, 1..7), 4, (&mut [], 0), &|_, mut columns| {
+        split(&Single, &mut out, (8, 1..7), (4, 9), (&mut [], 0), &|_, mut columns| {
             let Range { start, end } = columns.range();
             for own in [start..start + 1, start + 1..end] {
                 let mut part = columns.part(own.clone());

@@ -68,11 +68,11 @@ impl Image {
 
     /// `len` zeroed bytes of whole pages, all of which will be written; the error still wants to know for which file they were.
     pub(crate) fn pages(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
-        let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
+        let pages = anonymous(len);
         // Fewer, larger pages are found faster; a system that has none goes on with small ones.
         #[cfg(target_os = "linux")]
         let pages = pages.inspect(|pages| drop(pages.advise(memmap2::Advice::HugePage)));
-        pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
+        pages
     }
 
     /// As [`Image::pages`], for bytes of which only a few will be written: the others take no memory, and none is set aside.
@@ -120,11 +120,16 @@ impl Deref for Image {
 /// When there is no room for them; the error still wants to know for which file they were.
 pub fn zeroed(len: u64) -> Result<Pages, impl Fn(&Path) -> Error> {
     // A system that gave two megabytes for the first byte would break the promise.
+    let pages = anonymous(len);
     #[cfg(target_os = "linux")]
-    let advise = |pages: &Pages| drop(pages.advise(memmap2::Advice::NoHugePage));
-    #[cfg(not(target_os = "linux"))]
-    let advise = |_: &Pages| ();
-    Image::pages(len).inspect(advise)
+    let pages = pages.inspect(|pages| drop(pages.advise(memmap2::Advice::NoHugePage)));
+    pages
+}
+
+/// `len` zeroed bytes of whole pages.
+fn anonymous(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
+    let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
+    pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
 }
 
 /// Opens `path` when it is an ordinary file that is not empty; with its length.

@@ -37,8 +37,7 @@ const UNWATCHED: &str = "SMIDGEN_NO_USERFAULTFD";
 pub fn map_finely() {
     #[cfg(target_os = "linux")]
     {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        let program = PROGRAM.get_or_init(|| unchanged(&smaps));
+        let program = PROGRAM.get_or_init(|| unchanged(&smaps()));
         let watch = if std::env::var_os(UNWATCHED).is_none() { watched(program).ok() } else { None };
         match watch {
             Some(watch) => drop(WATCH.set(watch)),
@@ -54,6 +53,18 @@ pub fn are_mapped_one_by_one() -> bool {
     return WATCH.get().is_some();
     #[cfg(not(target_os = "linux"))]
     false
+}
+
+/// What the system says of every mapping of this process (proc_pid_smaps(5)); nothing where it does not.
+#[cfg(target_os = "linux")]
+fn smaps() -> String {
+    use std::io::Read;
+    // Room for all of it at once: a buffer that grows is moved at each step, and every process would wait for that.
+    let mut smaps = String::with_capacity(32 << 10);
+    match std::fs::File::open("/proc/self/smaps").and_then(|mut file| file.read_to_string(&mut smaps)) {
+        Ok(_) => smaps,
+        Err(_) => String::new(),
+    }
 }
 
 /// Cuts a mapping into windows: every second one gets an advice (to be left out of core dumps, where unchanged code is left out

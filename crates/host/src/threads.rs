@@ -1,12 +1,17 @@
 //! A pool of threads for [`Workers`]: a job is handed over by a short spin and, where nothing comes, a parked thread.
 //!
+//! Every worker has a share of the tasks, the same one of the same job, so that with each token it finds the weights that the cache of
+//! its own core still has. Who is done takes what others have not begun, so the caller can finish a job alone: a helper that the system
+//! never wakes costs nothing but its help.
+//!
 //! On a busy machine a thread that only spins keeps the others from running (llama.cpp with two threads beside two busy
-//! loops is 50 times slower than alone), so every wait here gives the core away after some microseconds. The caller takes
-//! tasks too and can finish a job alone: a helper that the system never wakes costs nothing but its help.
+//! loops is 50 times slower than alone), so every wait here gives the core away after some microseconds.
 #![allow(unsafe_code)]
 
 use smidgen_core::workers::Workers;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,42 +20,184 @@ const SPINS: usize = 2000;
 
 type Job = dyn Fn(usize, usize) + Sync;
 
-/// A job whose borrow has been forgotten; [`Pool::run`] does not return while a helper may still call it.
-#[derive(Clone, Copy)]
-struct Posted {
-    job: *const Job,
-    n_tasks: usize,
+/// A job whose borrow has been forgotten; [`Pool::run`] does not return before all its tasks are done.
+type Posted = *const Job;
+
+/// The tasks of a job that one worker has first claim to, from which it takes the first and others the last.
+#[repr(align(128))]
+struct Share {
+    /// The first task and the one behind the last, [`Share::BITS`] each.
+    tasks: AtomicUsize,
+    /// What to do with them.
+    job: UnsafeCell<Posted>,
+    /// How many tasks of the job its worker has done, of this share and of others.
+    n_done: AtomicUsize,
 }
 
-// SAFETY: the job is Sync, and `Pool::run` keeps it alive while it is posted.
-unsafe impl Send for Posted {}
+// SAFETY: the job is Sync, and is only written while the share is empty and all its tasks are done (`Pool::run` has its turn), and read
+// by who has taken a task that is not done.
+unsafe impl Sync for Share {}
+// SAFETY: as above.
+unsafe impl Send for Share {}
 
-/// Where jobs are offered.
-#[derive(Default)]
-struct Board {
-    /// The job on offer.
-    offer: Option<Posted>,
-    /// How many have been posted.
-    n_posted: usize,
-    /// Helpers that wait for the bell.
-    n_parked: usize,
+impl Share {
+    /// Bits of a task's number: two of them fit into a word of any machine. Miri has no time for as many tasks.
+    const BITS: u32 = if cfg!(miri) { 8 } else { 16 };
+    /// The most tasks that shares can hold.
+    const MOST: usize = (1 << Self::BITS) - 1;
+
+    fn new() -> Self {
+        fn nothing(_: usize, _: usize) {}
+        Share { tasks: AtomicUsize::new(0), job: UnsafeCell::new(&nothing), n_done: AtomicUsize::new(0) }
+    }
+
+    fn pack(tasks: Range<usize>) -> usize {
+        tasks.start << Self::BITS | tasks.end
+    }
+
+    fn unpack(packed: usize) -> Range<usize> {
+        packed >> Self::BITS..packed & Self::MOST
+    }
+
+    /// Offers `tasks` of `job`.
+    ///
+    /// # Safety
+    /// All tasks that were offered before are done, and nobody else offers any meanwhile.
+    unsafe fn offer(&self, job: Posted, tasks: Range<usize>) {
+        // SAFETY: nobody reads it, as no task is under way and the share is empty.
+        unsafe { *self.job.get() = job };
+        self.tasks.store(Self::pack(tasks), Ordering::Release);
+    }
+
+    fn is_empty(&self) -> bool {
+        Self::unpack(self.tasks.load(Ordering::Relaxed)).is_empty()
+    }
+
+    /// The first task and its job, for the worker whose share it is.
+    fn first(&self) -> Option<(Posted, usize)> {
+        self.take(|tasks| tasks.start + 1..tasks.end).map(|(job, tasks)| (job, tasks.start))
+    }
+
+    /// The last task and its job, for others.
+    fn last(&self) -> Option<(Posted, usize)> {
+        self.take(|tasks| tasks.start..tasks.end - 1).map(|(job, tasks)| (job, tasks.end - 1))
+    }
+
+    /// Leaves of the tasks what `rest` says; what there were, unless there were none.
+    fn take(&self, rest: impl Fn(Range<usize>) -> Range<usize>) -> Option<(Posted, Range<usize>)> {
+        let rest = |packed: usize| {
+            let tasks = Self::unpack(packed);
+            (!tasks.is_empty()).then(|| Self::pack(rest(tasks)))
+        };
+        let packed = self.tasks.fetch_update(Ordering::Acquire, Ordering::Relaxed, rest).ok()?;
+        // SAFETY: a task is taken, so the job stays until that is done, and it was written before the task was offered.
+        Some((unsafe { *self.job.get() }, Self::unpack(packed)))
+    }
+
+    /// Takes all tasks away that nobody has begun; how many there were.
+    fn withdraw(&self) -> usize {
+        if self.is_empty() { 0 } else { Self::unpack(self.tasks.swap(0, Ordering::Relaxed)).len() }
+    }
 }
 
 /// What the caller and its helpers share.
 struct Shared {
-    board: Mutex<Board>,
-    /// Rung when a job is posted while helpers are parked, or the pool ends.
-    bell: Condvar,
-    /// How many jobs have been posted: what helpers look at while they spin.
-    generation: AtomicUsize,
-    /// The next task of the job.
-    next: AtomicUsize,
-    /// Helpers inside the job.
-    busy: AtomicUsize,
+    /// The tasks of the job, a share for each worker.
+    shares: Box<[Share]>,
+    /// Helpers that wait for the bell, or are about to.
+    n_parked: AtomicUsize,
+    /// Rung, with the lock, when a job is posted while helpers are parked, or the pool ends.
+    bell: (Mutex<()>, Condvar),
     /// Helpers that have begun.
     ready: AtomicUsize,
     /// Whether the helpers shall end.
-    done: AtomicBool,
+    end: AtomicBool,
+}
+
+impl Shared {
+    /// Does tasks as `worker`: its own, then what the others have not begun.
+    fn take_tasks(&self, worker: usize) {
+        self.take_from(worker, worker, Share::first);
+        for other in (worker + 1..self.shares.len()).chain(0..worker) {
+            self.take_from(other, worker, Share::last);
+        }
+    }
+
+    /// Does tasks as `worker` until `take` finds no more in the share of `other`, and counts them then.
+    fn take_from(&self, other: usize, worker: usize, take: fn(&Share) -> Option<(Posted, usize)>) {
+        let mut done = Done { n_tasks: 0, n_done: &self.shares[worker].n_done };
+        while let Some((job, task)) = take(&self.shares[other]) {
+            done.n_tasks += 1;
+            // SAFETY: the task is taken and not counted, so the job is still there.
+            unsafe { (*job)(worker, task) };
+        }
+    }
+
+    /// Wakes the parked helpers, if there are any, after `shares` or `end` was written.
+    fn ring(&self) {
+        // Either this sees that a helper is about to park, or that sees what was written.
+        fence(Ordering::SeqCst);
+        // To ring is a call of the system, and helpers that still spin need none.
+        if self.n_parked.load(Ordering::Relaxed) > 0 {
+            drop(lock(&self.bell.0));
+            self.bell.1.notify_all();
+        }
+    }
+
+    /// Waits until a helper's share has tasks; false when the pool ends.
+    fn wait_for_tasks(&self, share: &Share) -> bool {
+        for _ in 0..SPINS {
+            if !share.is_empty() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = lock(&self.bell.0);
+        self.n_parked.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let ends = loop {
+            let ends = self.end.load(Ordering::Acquire);
+            if ends || !share.is_empty() {
+                break ends;
+            }
+            guard = self.bell.1.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+        };
+        self.n_parked.fetch_sub(1, Ordering::Relaxed);
+        !ends
+    }
+}
+
+/// Counts what a worker has done, also when the job panics.
+struct Done<'a> {
+    n_tasks: usize,
+    n_done: &'a AtomicUsize,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        if self.n_tasks > 0 {
+            self.n_done.fetch_add(self.n_tasks, Ordering::Release);
+        }
+    }
+}
+
+/// A job under way: takes back the tasks that nobody has begun (after a panic on the calling thread) and waits for the others.
+struct Round<'a> {
+    shared: &'a Shared,
+    n_tasks: usize,
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        let shares = &self.shared.shares;
+        let left = self.n_tasks - shares.iter().map(Share::withdraw).sum::<usize>();
+        let are_done = || shares.iter().map(|share| share.n_done.load(Ordering::Acquire)).sum::<usize>() == left;
+        let mut looks = 0;
+        while !are_done() {
+            looks += 1;
+            if looks < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
 }
 
 /// A fixed number of workers: the calling thread and its helpers.
@@ -65,13 +212,11 @@ impl Pool {
     /// A pool of `n_workers`, the calling thread counted. Fewer where the system refuses a thread.
     pub fn new(n_workers: usize) -> Self {
         let shared = Arc::new(Shared {
-            board: Mutex::default(),
-            bell: Condvar::new(),
-            generation: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            shares: (0..n_workers.max(1)).map(|_| Share::new()).collect(),
+            n_parked: AtomicUsize::new(0),
+            bell: Default::default(),
             ready: AtomicUsize::new(0),
-            done: AtomicBool::new(false),
+            end: AtomicBool::new(false),
         });
         let helpers: Vec<_> = (1..n_workers)
             .map_while(|worker| {
@@ -85,65 +230,33 @@ impl Pool {
         while shared.ready.load(Ordering::Acquire) < helpers.len() {
             std::thread::yield_now();
         }
-        Pool { shared, helpers, turn: Mutex::new(()) }
+        Pool { shared, helpers, turn: Mutex::default() }
+    }
+
+    /// Shares out at most [`Share::MOST`] tasks and does them.
+    fn round(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        let shared = &*self.shared;
+        // SAFETY: only the lifetime changes; `Round` ends every use of the job before this call returns.
+        let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Job>(job) };
+        let _round = Round { shared, n_tasks };
+        let n_workers = self.n_workers();
+        let first = |worker: usize| (worker * n_tasks).div_ceil(n_workers);
+        // All of them before the first offer, as helpers that are late may take from any share.
+        shared.shares.iter().for_each(|share| share.n_done.store(0, Ordering::Relaxed));
+        for (worker, share) in shared.shares[..n_workers].iter().enumerate().rev() {
+            // SAFETY: `turn` lets in one caller at a time, whose `Round` waits until every task is done.
+            unsafe { share.offer(job, first(worker)..first(worker + 1)) };
+        }
+        shared.ring();
+        shared.take_tasks(0);
     }
 }
 
-/// A helper's life: wait for a job, take tasks until none are left, wait again.
+/// A helper's life: wait for tasks, take them until none are left, wait again.
 fn help(shared: &Shared, worker: usize) {
     shared.ready.fetch_add(1, Ordering::Release);
-    let mut seen = 0;
-    while let Some(posted) = next_job(shared, &mut seen) {
-        // SAFETY: `busy` was raised while the job was on offer, so `run` waits for us before the job ends.
-        let job = unsafe { &*posted.job };
-        let _leave = Leave(shared);
-        take_tasks(shared, posted.n_tasks, worker, job);
-    }
-}
-
-/// Lowers `busy` again, also when the job panics.
-struct Leave<'a>(&'a Shared);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// Waits for a job that this helper has not seen, and enters it; `None` when the pool ends.
-fn next_job(shared: &Shared, seen: &mut usize) -> Option<Posted> {
-    for _ in 0..SPINS {
-        if shared.generation.load(Ordering::Acquire) != *seen || shared.done.load(Ordering::Acquire) {
-            break;
-        }
-        std::hint::spin_loop();
-    }
-    let mut board = lock(&shared.board);
-    loop {
-        if shared.done.load(Ordering::Acquire) {
-            return None;
-        }
-        if board.n_posted != *seen {
-            *seen = board.n_posted;
-            if let Some(job) = board.offer {
-                // Raised under the lock: `run` takes the job off the board under it, then waits for `busy`.
-                shared.busy.fetch_add(1, Ordering::Relaxed);
-                return Some(job);
-            }
-        }
-        board.n_parked += 1;
-        board = shared.bell.wait(board).unwrap_or_else(|poisoned| poisoned.into_inner());
-        board.n_parked -= 1;
-    }
-}
-
-fn take_tasks(shared: &Shared, n_tasks: usize, worker: usize, job: &Job) {
-    loop {
-        let task = shared.next.fetch_add(1, Ordering::Relaxed);
-        if task >= n_tasks {
-            return;
-        }
-        job(worker, task);
+    while shared.wait_for_tasks(&shared.shares[worker]) {
+        shared.take_tasks(worker);
     }
 }
 
@@ -152,22 +265,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Takes the job off the board and waits for the helpers inside it, also when the job panics on the calling thread.
-struct Retract<'a>(&'a Shared);
-
-impl Drop for Retract<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.board).offer = None;
-        let mut looks = 0;
-        while self.0.busy.load(Ordering::Acquire) > 0 {
-            looks += 1;
-            if looks < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-    }
-}
-
-// SAFETY: `next` hands out every task once; the caller is worker 0 (one job at a time: `turn`) and each helper has a number
-// of its own; `Retract` waits until every helper that entered has left, so all calls have returned.
+// SAFETY: shares are disjoint and hand out each task once; the caller is worker 0 (one job at a time: `turn`) and each helper has a
+// number of its own; `Round` waits until every task that was taken is done, so all calls have returned.
 unsafe impl Workers for Pool {
     fn n_workers(&self) -> usize {
         self.helpers.len() + 1
@@ -175,33 +274,17 @@ unsafe impl Workers for Pool {
 
     fn run(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let _turn = lock(&self.turn);
-        let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; `Retract` ends every use of the job before this call returns.
-        let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Job>(job) };
-        shared.next.store(0, Ordering::Relaxed);
-        let n_parked = {
-            let mut board = lock(&shared.board);
-            board.offer = Some(Posted { job, n_tasks });
-            board.n_posted = board.n_posted.wrapping_add(1);
-            shared.generation.store(board.n_posted, Ordering::Release);
-            board.n_parked
-        };
-        // To ring is a call of the system, and helpers that still spin need none.
-        if n_parked > 0 {
-            shared.bell.notify_all();
+        for first in (0..n_tasks).step_by(Share::MOST) {
+            let n = (n_tasks - first).min(Share::MOST);
+            self.round(n, &|worker, task| job(worker, first + task));
         }
-        let _retract = Retract(shared);
-        take_tasks(shared, n_tasks, 0, job);
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        {
-            let _board = lock(&self.shared.board);
-            self.shared.done.store(true, Ordering::Release);
-        }
-        self.shared.bell.notify_all();
+        self.shared.end.store(true, Ordering::Release);
+        self.shared.ring();
         for helper in self.helpers.drain(..) {
             // A helper that panicked has said so on stderr already.
             let _ = helper.join();
@@ -249,6 +332,57 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn every_worker_has_its_own_share_of_a_job() {
+        for n_workers in [2, 3] {
+            let pool = Pool::new(n_workers);
+            for _ in 0..20 {
+                let begun = AtomicUsize::new(0);
+                pool.run(n_workers, &|worker, task| {
+                    assert_eq!(worker, task);
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    // Nobody is free to take another's task before all have begun.
+                    while begun.load(Ordering::SeqCst) < n_workers {
+                        std::thread::yield_now();
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn more_tasks_than_shares_hold_are_done_in_rounds() {
+        let pool = Pool::new(2);
+        let n_tasks = 2 * Share::MOST + 7;
+        let done: Vec<AtomicUsize> = (0..n_tasks).map(|_| AtomicUsize::new(0)).collect();
+        pool.run(n_tasks, &|_, task| {
+            done[task].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(done.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn a_job_that_panics_leaves_the_pool_in_order() {
+        let pool = Pool::new(2);
+        for n in [1, 7, 50] {
+            let caller = std::thread::current().id();
+            let was_called = AtomicBool::new(false);
+            let job = |_: usize, _: usize| {
+                if std::thread::current().id() == caller {
+                    was_called.store(true, Ordering::Relaxed);
+                    panic!("on purpose");
+                }
+            };
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.run(n, &job)));
+            assert_eq!(outcome.is_err(), was_called.into_inner());
+            let n_done = AtomicUsize::new(0);
+            pool.run(n, &|_, _| {
+                n_done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(n_done.into_inner(), n);
+        }
     }
 
     #[test]

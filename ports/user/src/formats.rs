@@ -84,8 +84,8 @@ impl Scratch {
         let matrix = Matrix::new(bytes, kind, ROWS, columns)?;
         let x = values.get(..TOKENS * columns)?;
         let mut activations = Activations { blocks: &mut self.blocks, rest: &mut self.rests };
-        activations.quantize(isa, x, columns, &[&matrix]);
         let crew = Crew { isa, workers: &Single };
+        activations.quantize(crew, x, columns, &[&matrix]);
         matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut self.products);
         hash.add(&self.products);
 

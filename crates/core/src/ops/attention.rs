@@ -97,7 +97,8 @@ impl Attention<'_> {
         let scratch_len = scores.len() / workers.n_workers();
         let scratch = (scores, scratch_len);
         let range = first * sharing * self.head_dim..end * sharing * self.head_dim;
-        split(workers, out, (width, range), n_heads * self.head_dim, scratch, &|scores, mut columns| {
+        let tasks = (n_heads * self.head_dim, usize::MAX);
+        split(workers, out, (width, range), tasks, scratch, &|scores, mut columns| {
             let n_tokens = columns.n_rows();
             let first = columns.range().start / self.head_dim;
             let n_queries = columns.range().len() / self.head_dim * n_tokens;

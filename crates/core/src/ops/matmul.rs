@@ -11,7 +11,7 @@ use crate::quant::{
     FloatRows, Format, Quantized, Rest, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer,
 };
 use crate::simd::{Isa, Kernel, LANES, Simd, TILE, each_row, prefetch_block};
-use crate::workers::{Columns, Single, Workers, split};
+use crate::workers::{Columns, Single, Workers, split, split_rows};
 use core::marker::PhantomData;
 
 /// A weight matrix as it lies in the file: `rows` rows of `columns` values, of which the first are in memory.
@@ -188,35 +188,57 @@ pub struct Activations<'a> {
 
 impl Activations<'_> {
     /// Fills in the integer form of the rows of `x`, (tokens, `columns`), when one of `matrices` reads it.
-    pub fn quantize(&mut self, isa: Isa, x: &[f32], columns: usize, matrices: &[&Matrix<'_>]) {
-        if matrices.iter().any(|matrix| matrix.kind.is_integer()) {
-            let fine = matrices.iter().any(|matrix| matrix.kind.is_fine());
-            isa.run(Quantize { activations: self, x, columns, fine });
+    pub fn quantize(&mut self, crew: Crew<'_>, x: &[f32], columns: usize, matrices: &[&Matrix<'_>]) {
+        if !matrices.iter().any(|matrix| matrix.kind.is_integer()) {
+            return;
+        }
+        let n = n_blocks(columns);
+        let range = ..x.len() / columns * n;
+        let blocks = &mut self.blocks[range];
+        crew.rows((blocks, n), &|first, blocks| crew.isa.run(Quantize { x: &x[first * columns..], columns, blocks }));
+        if matrices.iter().any(|matrix| matrix.kind.is_fine()) {
+            let blocks = &*blocks;
+            crew.rows((&mut self.rest[range], n), &|first, rest| {
+                crew.isa.run(QuantizeRest { x: &x[first * columns..], columns, blocks: &blocks[first * n..], rest });
+            });
         }
     }
 }
 
-struct Quantize<'a, 'b> {
-    activations: &'a mut Activations<'b>,
+/// Fills in the 8-bit values of some rows.
+struct Quantize<'a> {
     x: &'a [f32],
     columns: usize,
-    fine: bool,
+    blocks: &'a mut [Quantized],
 }
 
-impl Kernel for Quantize<'_, '_> {
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.x.chunks_exact(self.columns).zip(self.blocks.chunks_exact_mut(n_blocks(self.columns)));
+        rows.for_each(|(x, blocks)| quantize_activation(s, x, S::OFFSET, blocks));
+    }
+}
+
+/// Fills in what the 8-bit values of some rows leave over.
+struct QuantizeRest<'a> {
+    x: &'a [f32],
+    columns: usize,
+    blocks: &'a [Quantized],
+    rest: &'a mut [Rest],
+}
+
+impl Kernel for QuantizeRest<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let n = n_blocks(self.columns);
-        for (token, x) in self.x.chunks_exact(self.columns).enumerate() {
-            let range = token * n..(token + 1) * n;
-            let Activations { blocks, rest } = &mut *self.activations;
-            let blocks = &mut blocks[range.clone()];
-            quantize_activation(s, x, S::OFFSET, blocks);
-            if self.fine {
-                quantize_rest(s, x, S::OFFSET, blocks, &mut rest[range]);
-            }
+        let rows = self.x.chunks_exact(self.columns).zip(self.blocks.chunks_exact(n));
+        for ((x, blocks), rest) in rows.zip(self.rest.chunks_exact_mut(n)) {
+            quantize_rest(s, x, S::OFFSET, blocks, rest);
         }
     }
 }
@@ -229,6 +251,22 @@ pub struct Crew<'a> {
     /// The threads.
     pub workers: &'a dyn Workers,
 }
+
+impl Crew<'_> {
+    /// Shares out `rows`, of `row_len` values each, where they are many; `job` gets the number of the first row of a part, and the part.
+    #[inline(always)]
+    pub fn rows<T: Send>(self, (rows, row_len): (&mut [T], usize), job: &(dyn Fn(usize, &mut [T]) + Sync)) {
+        let n_bytes = size_of_val(rows);
+        if n_bytes < SMALL_ROWS || n_bytes <= row_len * size_of::<T>() || self.workers.n_workers() == 1 {
+            job(0, rows);
+        } else {
+            split_rows(self.workers, (rows, row_len), self.workers.n_workers() * TASKS_PER_WORKER, job);
+        }
+    }
+}
+
+/// Bytes of rows that one thread has done with before another is awake.
+const SMALL_ROWS: usize = 1 << 15;
 
 /// Products of a weight and an activation below which waking another thread costs more than it saves.
 const SMALL_JOB: usize = 1 << 17;
@@ -255,10 +293,9 @@ pub fn matmul(
     let alone = n_rows * x.len() < SMALL_JOB;
     let workers: &dyn Workers = if alone { &Single } else { crew.workers };
     let tasks = if workers.n_workers() == 1 { 1 } else { workers.n_workers() * TASKS_PER_WORKER };
-    let chunk = n_rows.div_ceil(tasks).next_multiple_of(TILE);
     let n_columns = matrices.first().map_or(1, |(matrix, _)| matrix.columns);
     let stride = out.len() / (x.len() / n_columns);
-    split(workers, out, (stride, first..first + n_rows), chunk, (&mut [], 0), &|_, mut columns| {
+    split(workers, out, (stride, first..first + n_rows), (TILE, tasks), (&mut [], 0), &|_, mut columns| {
         let range = columns.range();
         let mut first = first;
         for &(matrix, bias) in matrices {

@@ -103,8 +103,8 @@ fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     let n = n_tokens * n_blocks(columns);
     let (mut blocks, mut rest) = (vec![Quantized::ZERO; n], vec![Rest::ZERO; n]);
     let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
-    activations.quantize(isa, &x, columns, &[&matrix]);
     let crew = Crew { isa, workers: &Single };
+    activations.quantize(crew, &x, columns, &[&matrix]);
     let mut out = vec![0.0; n_tokens * n_rows];
     matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), &x, &activations, &mut out);
     let bits: Vec<u32> = out.iter().map(|x| x.to_bits()).collect();
@@ -115,7 +115,7 @@ fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     // One token of its own meets rows without a panel between; once is enough for Miri.
     for token in 0..if cfg!(miri) { 1 } else { 4 } {
         let x = &x[token * columns..][..columns];
-        activations.quantize(isa, x, columns, &[&matrix]);
+        activations.quantize(crew, x, columns, &[&matrix]);
         matmul(crew, (&[(&matrix, Vector::EMPTY)], 0), x, &activations, &mut out[..n_rows]);
         let alone = out[..n_rows].iter().map(|x| x.to_bits());
         assert!(alone.eq(bits[token * n_rows..][..n_rows].iter().copied()), "{} alone", matrix.kind.name());
@@ -298,7 +298,7 @@ fn every_block_is_quantized_as_by_the_definition() {
         let quantized = |isa: Isa| {
             let (mut blocks, mut rest) = ([Quantized::ZERO; 2], [Rest::ZERO; 2]);
             let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
-            activations.quantize(isa, &values[..n], n, &[&matrix]);
+            activations.quantize(Crew { isa, workers: &Single }, &values[..n], n, &[&matrix]);
             let starts = blocks.map(|block| (block.start, block.start_halves));
             for (block, (start, halves)) in blocks.iter_mut().zip(starts) {
                 // What they begin with is the sum times what weights are stored above what they are.
