@@ -78,6 +78,8 @@ def start(smidgen, program, path, repetitions):
         ways = [lambda: ours(smidgen, path, n_tokens, 1), lambda: theirs(program, path, n_tokens, 1),
                 lambda: theirs(program, path, n_tokens, 1, LEAN)]
         us, them, lean = (round(figures[index], 2) for figures in alternately(repetitions, *ways))
+        if not us or not them or not lean:
+            raise RuntimeError(f"{path.name}: no {name} was seen")
         row |= {f"smidgen_{name}": us, f"llama_cpp_{name}": them, f"llama_cpp_lean_{name}": lean}
         row |= {f"{name}_share": round(us / them, 3), f"{name}_share_of_lean": round(us / min(them, lean), 3)}
     return row

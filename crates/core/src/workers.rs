@@ -94,28 +94,49 @@ impl<T> Shared<T> {
     }
 }
 
+/// `n_units` dealt out to at most `n_tasks` tasks, to each as many as to the others but one.
+#[derive(Clone, Copy)]
+struct Deal {
+    n_units: usize,
+    n_tasks: usize,
+}
+
+impl Deal {
+    /// Of so many tasks no number of units times a task is too large for a word.
+    const MOST: usize = usize::MAX >> (usize::BITS / 2);
+
+    fn new(n_units: usize, n_tasks: usize) -> Self {
+        Deal { n_units, n_tasks: n_tasks.min(n_units).min(Self::MOST) }
+    }
+
+    /// The first unit of `task`, and the one behind its last.
+    fn units(self, task: usize) -> Range<usize> {
+        let Deal { n_units, n_tasks } = self;
+        let first = |task: usize| n_units / n_tasks * task + n_units % n_tasks * task / n_tasks;
+        first(task)..first(task + 1)
+    }
+}
+
 /// Splits `rows`, each of `row_len` values, into at most `n_tasks` tasks of as many rows each, as far as that goes, and gives each task
 /// the number of its first row and its rows.
 ///
 /// # Panics
-/// When `rows` is not whole rows.
+/// When `row_len` or `n_tasks` is zero, or `rows` is not whole rows.
 pub fn split_rows<T: Send>(
     workers: &dyn Workers,
     (rows, row_len): (&mut [T], usize),
     n_tasks: usize,
     job: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
-    assert!(rows.len().is_multiple_of(row_len));
-    let n_rows = rows.len() / row_len;
-    let n_tasks = n_tasks.min(n_rows);
+    assert!(rows.len().is_multiple_of(row_len) && n_tasks > 0);
+    let deal = Deal::new(rows.len() / row_len, n_tasks);
     let start = Shared(rows.as_mut_ptr());
-    workers.run(n_tasks, &|_, task| {
-        let first = |task: usize| task * n_rows / n_tasks;
-        let (first, end) = (first(task), first(task + 1));
-        // SAFETY: `first` does not fall and is `n_rows` behind the last task, so these rows lie within `rows`, and no other task, none
-        // of which is called twice, has them.
-        let own = unsafe { core::slice::from_raw_parts_mut(start.get().add(first * row_len), (end - first) * row_len) };
-        job(first, own);
+    workers.run(deal.n_tasks, &|_, task| {
+        let own = deal.units(task);
+        // SAFETY: the units of the tasks are all rows, each once, and no task is called twice, so nobody else has these.
+        let part =
+            unsafe { core::slice::from_raw_parts_mut(start.get().add(own.start * row_len), own.len() * row_len) };
+        job(own.start, part);
     });
 }
 
@@ -124,7 +145,7 @@ pub fn split_rows<T: Send>(
 /// its worker.
 ///
 /// # Panics
-/// When `unit` is zero, `out` is not whole rows, `range` does not lie within them, or `scratch` is too short for the workers.
+/// When `unit` or `n_tasks` is zero, `out` is not whole rows, `range` does not lie within them, or `scratch` is too short for the workers.
 pub fn split(
     workers: &dyn Workers,
     out: &mut [f32],
@@ -133,21 +154,36 @@ pub fn split(
     (scratch, scratch_len): (&mut [f32], usize),
     job: &(dyn Fn(&mut [f32], Columns<'_>) + Sync),
 ) {
-    assert!(out.len().is_multiple_of(stride) && range.start <= range.end && range.end <= stride);
+    assert!(out.len().is_multiple_of(stride) && range.start <= range.end && range.end <= stride && n_tasks > 0);
     assert!(workers.n_workers().checked_mul(scratch_len).is_some_and(|needed| needed <= scratch.len()));
     let n_rows = out.len() / stride;
     let start = Shared(out.as_mut_ptr());
     let scratch = Shared(scratch.as_mut_ptr());
-    let n_units = range.len().div_ceil(unit);
-    let n_tasks = n_tasks.min(n_units);
-    workers.run(n_tasks, &|worker, task| {
-        let first = |task: usize| (range.start + task * n_units / n_tasks * unit).min(range.end);
-        let range = first(task)..first(task + 1);
+    let deal = Deal::new(range.len().div_ceil(unit), n_tasks);
+    workers.run(deal.n_tasks, &|worker, task| {
+        let units = deal.units(task);
+        let range = range.start + units.start * unit..range.end.min(range.start + units.end * unit);
         // SAFETY: the part lies within `scratch` by the assertion above, and `Workers` promises that no other call uses
         // the same worker number at the same time.
         let own = unsafe { core::slice::from_raw_parts_mut(scratch.get().add(worker * scratch_len), scratch_len) };
         job(own, Columns { start: start.get(), n_rows, stride, range, buffer: PhantomData });
     });
+}
+
+/// Two workers for tests, on one thread: the last task comes first, and they take turns.
+#[cfg(test)]
+pub(crate) struct Backwards;
+
+// SAFETY: tasks are called one after the other.
+#[cfg(test)]
+unsafe impl Workers for Backwards {
+    fn n_workers(&self) -> usize {
+        2
+    }
+
+    fn run(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        (0..n_tasks).rev().for_each(|task| job(task % 2, task));
+    }
 }
 
 #[cfg(test)]
@@ -183,10 +219,10 @@ mod tests {
 
     #[test]
     fn every_row_is_given_to_one_task() {
-        for (n_rows, n_tasks) in [(0, 3), (1, 3), (7, 3), (3, 7)] {
+        for (n_rows, n_tasks) in [(0, 3), (1, 3), (7, 3), (3, 7), (8, 5)] {
             let mut rows = vec![(0, 0); n_rows * 2];
             let n_called = Mutex::new(0);
-            split_rows(&Single, (&mut rows, 2), n_tasks, &|first, own| {
+            split_rows(&Backwards, (&mut rows, 2), n_tasks, &|first, own| {
                 own.iter_mut().enumerate().for_each(|(i, x)| *x = (x.0 + 1, first * 2 + i));
                 *n_called.lock().unwrap() += 1;
             });

@@ -85,11 +85,11 @@ impl Share {
 
     /// Leaves of the tasks what `rest` says; what there were, unless there were none.
     fn take(&self, rest: impl Fn(Range<usize>) -> Range<usize>) -> Option<(Posted, Range<usize>)> {
-        let rest = |packed: usize| {
+        let left = |packed: usize| {
             let tasks = Self::unpack(packed);
             (!tasks.is_empty()).then(|| Self::pack(rest(tasks)))
         };
-        let packed = self.tasks.fetch_update(Ordering::Acquire, Ordering::Relaxed, rest).ok()?;
+        let packed = self.tasks.fetch_update(Ordering::Acquire, Ordering::Relaxed, left).ok()?;
         // SAFETY: a task is taken, so the job stays until that is done, and it was written before the task was offered.
         Some((unsafe { *self.job.get() }, Self::unpack(packed)))
     }
@@ -135,7 +135,7 @@ impl Shared {
 
     /// Wakes the parked helpers, if there are any, after `shares` or `end` was written.
     fn ring(&self) {
-        // Either this sees that a helper is about to park, or that sees what was written.
+        // Either this sees that a helper is about to park, or the helper sees what was written.
         fence(Ordering::SeqCst);
         // To ring is a call of the system, and helpers that still spin need none.
         if self.n_parked.load(Ordering::Relaxed) > 0 {
@@ -144,10 +144,10 @@ impl Shared {
         }
     }
 
-    /// Waits until a helper's share has tasks; false when the pool ends.
-    fn wait_for_tasks(&self, share: &Share) -> bool {
+    /// Waits until the share of helper `worker` has tasks, or any share, once it has slept; false when the pool ends.
+    fn wait_for_tasks(&self, worker: usize) -> bool {
         for _ in 0..SPINS {
-            if !share.is_empty() {
+            if !self.shares[worker].is_empty() {
                 return true;
             }
             std::hint::spin_loop();
@@ -157,7 +157,7 @@ impl Shared {
         fence(Ordering::SeqCst);
         let ends = loop {
             let ends = self.end.load(Ordering::Acquire);
-            if ends || !share.is_empty() {
+            if ends || !self.shares.iter().all(Share::is_empty) {
                 break ends;
             }
             guard = self.bell.1.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -237,7 +237,7 @@ impl Pool {
     fn round(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; `Round` ends every use of the job before this call returns.
-        let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &'static Job>(job) };
+        let job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), Posted>(job) };
         let _round = Round { shared, n_tasks };
         let n_workers = self.n_workers();
         let first = |worker: usize| (worker * n_tasks).div_ceil(n_workers);
@@ -255,7 +255,7 @@ impl Pool {
 /// A helper's life: wait for tasks, take them until none are left, wait again.
 fn help(shared: &Shared, worker: usize) {
     shared.ready.fetch_add(1, Ordering::Release);
-    while shared.wait_for_tasks(&shared.shares[worker]) {
+    while shared.wait_for_tasks(worker) {
         shared.take_tasks(worker);
     }
 }
@@ -274,6 +274,10 @@ unsafe impl Workers for Pool {
 
     fn run(&self, n_tasks: usize, job: &(dyn Fn(usize, usize) + Sync)) {
         let _turn = lock(&self.turn);
+        if n_tasks == 1 {
+            // Nobody needs to be woken for it.
+            return job(0, 0);
+        }
         for first in (0..n_tasks).step_by(Share::MOST) {
             let n = (n_tasks - first).min(Share::MOST);
             self.round(n, &|worker, task| job(worker, first + task));
@@ -337,8 +341,9 @@ mod tests {
     #[test]
     fn every_worker_has_its_own_share_of_a_job() {
         for n_workers in [2, 3] {
-            let pool = Pool::new(n_workers);
             for _ in 0..20 {
+                // A new one: its helpers wait for tasks of their own, while one that is late from another job may take any.
+                let pool = Pool::new(n_workers);
                 let begun = AtomicUsize::new(0);
                 pool.run(n_workers, &|worker, task| {
                     assert_eq!(worker, task);

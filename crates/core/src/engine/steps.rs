@@ -68,8 +68,93 @@ pub(super) fn activate<'a>(crew: Crew<'_>, h: &Hparams<'_>, up: &'a mut [f32], g
         let up = &up[first * n..];
         match kind {
             FeedForward::SiluGate => crew.isa.run(Gate { gate, up, f: silu }),
-            _ => crew.isa.run(Gate { gate, up, f: gelu_tanh }),
+            FeedForward::GeluGate | FeedForward::Gelu => crew.isa.run(Gate { gate, up, f: gelu_tanh }),
         }
     });
     gate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Gguf;
+    use crate::model::{Family, Layer, Model};
+    use crate::ops::matmul::Matrix;
+    use crate::ops::norm::NormKind;
+    use crate::quant::{Quantized, Rest, Type, n_blocks};
+    use crate::simd::Isa;
+    use crate::workers::{Backwards, Single, Workers};
+
+    /// More than what one thread does alone.
+    const TOKENS: usize = 99;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / f32::from(1u16 << 12) / 2048.0 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// What `job` makes of rows, with one worker and with two, which must be the same.
+    fn same_bits<T: Clone + PartialEq>(rows: &[T], job: impl Fn(Crew<'_>, &mut [T])) {
+        let made = |workers: &dyn Workers| {
+            let mut rows = rows.to_vec();
+            job(Crew { isa: Isa::detect(), workers }, &mut rows);
+            rows
+        };
+        let alone = made(&Single);
+        assert!(alone != rows && alone == made(&Backwards));
+    }
+
+    #[test]
+    fn steps_that_are_shared_out_give_the_same_bits() {
+        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales.gguf")).unwrap();
+        let gguf = Gguf::parse(&bytes, bytes.len() as u64).unwrap();
+        let mut layers = vec![Layer::EMPTY; Model::n_layers(&gguf).unwrap()];
+        let model = Model::new(&gguf, &mut layers).unwrap();
+        let h = model.hparams();
+        let weights: Vec<u8> = numbers(h.n_embd, 1).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let weight = Vector::new(&weights);
+        let x = numbers(TOKENS * h.n_embd, 2);
+        for kind in [NormKind::Rms, NormKind::Layer] {
+            let family: &'static Family = Box::leak(Box::new(Family { norm: kind, ..*h.family }));
+            let mut h = *h;
+            h.family = family;
+            same_bits(&vec![0.0; x.len()], |crew, out| normalise(crew, &h, (weight, weight), &x, out));
+        }
+        for weight in [weight, Vector::EMPTY] {
+            same_bits(&x, |crew, hidden| add_normed(crew, h, weight, &mut x.clone(), hidden));
+        }
+        let angles = numbers(TOKENS * h.n_rot, 3);
+        for layout in [Layout::Interleaved, Layout::Split] {
+            same_bits(&x, |crew, heads| turn(crew, h, (layout, &angles), heads));
+        }
+        let (up, gate) = (numbers(TOKENS * h.n_ff, 4), numbers(TOKENS * h.n_ff, 5));
+        for feed_forward in [FeedForward::SiluGate, FeedForward::GeluGate, FeedForward::Gelu] {
+            let family: &'static Family = Box::leak(Box::new(Family { feed_forward, ..*h.family }));
+            let mut h = *h;
+            h.family = family;
+            same_bits(&gate, |crew, gate| {
+                let activated = activate(crew, &h, &mut up.clone(), &mut gate.to_vec()).to_vec();
+                gate.copy_from_slice(&activated);
+            });
+        }
+    }
+
+    #[test]
+    fn activations_that_are_shared_out_are_rounded_alike() {
+        let columns = 333;
+        let row = vec![0; Type::Q8_W.row_bytes(columns as u64).unwrap() as usize];
+        let matrix = Matrix::new(&row, Type::Q8_W, 1, columns).unwrap();
+        let x = numbers(TOKENS * columns, 6);
+        let n = TOKENS * n_blocks(columns);
+        same_bits(&vec![(Quantized::ZERO, Rest::ZERO); n], |crew, both| {
+            let (mut blocks, mut rest) = (vec![Quantized::ZERO; n], vec![Rest::ZERO; n]);
+            let mut activations = Activations { blocks: &mut blocks, rest: &mut rest };
+            activations.quantize(crew, &x, columns, &[&matrix]);
+            both.copy_from_slice(&blocks.into_iter().zip(rest).collect::<Vec<_>>());
+        });
+    }
 }

@@ -256,8 +256,7 @@ impl Crew<'_> {
     /// Shares out `rows`, of `row_len` values each, where they are many; `job` gets the number of the first row of a part, and the part.
     #[inline(always)]
     pub fn rows<T: Send>(self, (rows, row_len): (&mut [T], usize), job: &(dyn Fn(usize, &mut [T]) + Sync)) {
-        let n_bytes = size_of_val(rows);
-        if n_bytes < SMALL_ROWS || n_bytes <= row_len * size_of::<T>() || self.workers.n_workers() == 1 {
+        if size_of_val(rows) < SMALL_ROWS || rows.len() <= row_len || self.workers.n_workers() == 1 {
             job(0, rows);
         } else {
             split_rows(self.workers, (rows, row_len), self.workers.n_workers() * TASKS_PER_WORKER, job);
