@@ -254,7 +254,8 @@ pub struct Crew<'a> {
 
 impl Crew<'_> {
     /// Shares out `rows`, of `row_len` values each, where they are many; `job` gets the number of the first row of a part, and the part.
-    #[inline(always)]
+    /// Not inlined, so that there is one copy of every job.
+    #[inline(never)]
     pub fn rows<T: Send>(self, (rows, row_len): (&mut [T], usize), job: &(dyn Fn(usize, &mut [T]) + Sync)) {
         if size_of_val(rows) < SMALL_ROWS || rows.len() <= row_len || self.workers.n_workers() == 1 {
             job(0, rows);
