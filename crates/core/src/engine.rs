@@ -11,7 +11,7 @@ use crate::ops::hadamard::{spread, spread_inverse};
 use crate::ops::linear::{multiply_each, read_row};
 use crate::ops::math::sqrt;
 use crate::ops::matmul::{Activations, Crew};
-use crate::ops::norm::{Add, RmsInPlace, Vector};
+use crate::ops::norm::{Add, Vector};
 use crate::ops::rope::{Layout, Rope};
 use crate::plan::Plan;
 use crate::simd::Isa;
@@ -20,7 +20,7 @@ use crate::workers::Workers;
 use core::fmt;
 use observer::Somebody;
 pub use observer::{Input, Observer, Op};
-use steps::{activate, add_normed, normalise, project, turn};
+use steps::{activate, add_normed, normalise, normalise_in_place, project, turn};
 
 /// Why a pass could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,10 +422,7 @@ impl<'a> Engine<'a> {
         observer.begin(Op::Rope);
         let (query_norm, key_norm) = layer.head_norms();
         for (weight, x) in [(query_norm, &mut *query), (key_norm, &mut *key)] {
-            if !weight.is_empty() {
-                let epsilon = h.norm_epsilon;
-                crew.rows((x, h.head_dim), &|_, x| crew.isa.run(RmsInPlace { weight, epsilon, x }));
-            }
+            normalise_in_place(crew, h, weight, x);
         }
         let window = h.window(index);
         if let Some(layout) = self.layout {

@@ -119,8 +119,8 @@ impl Deref for Image {
 /// # Errors
 /// When there is no room for them; the error still wants to know for which file they were.
 pub fn zeroed(len: u64) -> Result<Pages, impl Fn(&Path) -> Error> {
-    // A system that gave two megabytes for the first byte would break the promise.
     let pages = anonymous(len);
+    // A system that gave two megabytes for the first byte would break the promise.
     #[cfg(target_os = "linux")]
     let pages = pages.inspect(|pages| drop(pages.advise(memmap2::Advice::NoHugePage)));
     pages

@@ -46,31 +46,41 @@ pub(super) fn turn(crew: Crew<'_>, h: &Hparams<'_>, (layout, angles): (Layout, &
     });
 }
 
+/// x = norm(x), row by row of as many values as there are weights; nothing where there is no norm.
+pub(super) fn normalise_in_place(crew: Crew<'_>, h: &Hparams<'_>, weight: Vector<'_>, x: &mut [f32]) {
+    if !weight.is_empty() {
+        let epsilon = h.norm_epsilon;
+        crew.rows((x, weight.len()), &|_, x| crew.isa.run(RmsInPlace { weight, epsilon, x }));
+    }
+}
+
 /// hidden += norm(x), or x where there is no norm.
 pub(super) fn add_normed(crew: Crew<'_>, h: &Hparams<'_>, weight: Vector<'_>, x: &mut [f32], hidden: &mut [f32]) {
-    let (n_embd, epsilon) = (h.n_embd, h.norm_epsilon);
-    if !weight.is_empty() {
-        crew.rows((&mut *x, n_embd), &|_, x| crew.isa.run(RmsInPlace { weight, epsilon, x }));
-    }
+    normalise_in_place(crew, h, weight, x);
     let x = &*x;
-    crew.rows((hidden, n_embd), &|first, sum| crew.isa.run(Add { sum, x: &x[first * n_embd..] }));
+    crew.rows((hidden, h.n_embd), &|first, sum| crew.isa.run(Add { sum, x: &x[first * h.n_embd..] }));
 }
 
 /// What the layer's activation function makes of its products, where they lie.
 pub(super) fn activate<'a>(crew: Crew<'_>, h: &Hparams<'_>, up: &'a mut [f32], gate: &'a mut [f32]) -> &'a mut [f32] {
-    let (kind, n) = (h.family.feed_forward, h.n_ff);
-    if kind == FeedForward::Gelu {
-        crew.rows((&mut *up, n), &|_, x| crew.isa.run(Map { x, f: gelu_tanh }));
-        return up;
-    }
-    let up = &*up;
-    crew.rows((&mut *gate, n), &|first, gate| {
-        let up = &up[first * n..];
-        match kind {
-            FeedForward::SiluGate => crew.isa.run(Gate { gate, up, f: silu }),
-            FeedForward::GeluGate | FeedForward::Gelu => crew.isa.run(Gate { gate, up, f: gelu_tanh }),
+    match h.family.feed_forward {
+        FeedForward::SiluGate => open_gates((crew, h.n_ff), gate, up, silu),
+        FeedForward::GeluGate => open_gates((crew, h.n_ff), gate, up, gelu_tanh),
+        FeedForward::Gelu => {
+            crew.rows((&mut *up, h.n_ff), &|_, x| crew.isa.run(Map { x, f: gelu_tanh }));
+            up
         }
-    });
+    }
+}
+
+/// gate = f(gate) * up, both (tokens, `n_ff`).
+fn open_gates<'a>(
+    (crew, n_ff): (Crew<'_>, usize),
+    gate: &'a mut [f32],
+    up: &[f32],
+    f: impl Fn(f32) -> f32 + Copy + Sync,
+) -> &'a mut [f32] {
+    crew.rows((&mut *gate, n_ff), &|first, gate| crew.isa.run(Gate { gate, up: &up[first * n_ff..], f }));
     gate
 }
 
