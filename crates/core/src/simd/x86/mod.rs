@@ -22,34 +22,42 @@ pub(super) fn has_avx2() -> bool {
     if cfg!(miri) {
         return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
     }
-    let one = __cpuid(1).ecx;
-    let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
-    osxsave & avx & f16c == 1
-        && __cpuid(0).eax >= 7
-        && __cpuid_count(7, 0).ebx >> 5 & 1 == 1
-        // SAFETY: OSXSAVE says that XGETBV may be used.
-        && unsafe { saved_state() } & 0b110 == 0b110
+    with_avx2().is_some()
 }
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ and VL.
 pub(super) fn has_avx512() -> bool {
-    if !has_avx2() || cfg!(miri) {
-        return false;
-    }
-    let seven = __cpuid_count(7, 0).ebx;
-    let (f, dq, bw, vl) = (seven >> 16, seven >> 17, seven >> 30, seven >> 31);
-    // SAFETY: AVX2 was found, so XGETBV may be used.
-    f & dq & bw & vl & 1 == 1 && unsafe { saved_state() } & 0b1110_0110 == 0b1110_0110
+    !cfg!(miri) && with_avx512().is_some()
 }
 
 /// Whether they have VNNI, VBMI and VBMI2 too.
 pub(super) fn has_vnni() -> bool {
-    if !has_avx512() {
-        return false;
+    let has = |seven: CpuidResult| {
+        let (vbmi, vbmi2, vnni) = (seven.ecx >> 1, seven.ecx >> 6, seven.ecx >> 11);
+        vbmi & vbmi2 & vnni & 1 == 1
+    };
+    !cfg!(miri) && with_avx512().is_some_and(has)
+}
+
+/// What a CPU with AVX2 and F16C, whose operating system has them too, says of its newer features (leaf 7). A virtual machine waits
+/// long for each answer, so none is asked for twice.
+fn with_avx2() -> Option<CpuidResult> {
+    let one = __cpuid(1).ecx;
+    let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
+    if osxsave & avx & f16c == 0 || __cpuid(0).eax < 7 {
+        return None;
     }
-    let seven = __cpuid_count(7, 0).ecx;
-    let (vbmi, vbmi2, vnni) = (seven >> 1, seven >> 6, seven >> 11);
-    vbmi & vbmi2 & vnni & 1 == 1
+    let seven = __cpuid_count(7, 0);
+    // SAFETY: OSXSAVE says that XGETBV may be used.
+    (seven.ebx >> 5 & 1 == 1 && unsafe { saved_state() } & 0b110 == 0b110).then_some(seven)
+}
+
+/// The same of one with AVX-512 F, BW, DQ and VL.
+fn with_avx512() -> Option<CpuidResult> {
+    let seven = with_avx2()?;
+    let (f, dq, bw, vl) = (seven.ebx >> 16, seven.ebx >> 17, seven.ebx >> 30, seven.ebx >> 31);
+    // SAFETY: AVX2 was found, so XGETBV may be used.
+    (f & dq & bw & vl & 1 == 1 && unsafe { saved_state() } & 0b1110_0110 == 0b1110_0110).then_some(seven)
 }
 
 /// Which register files the operating system saves (XCR0).
