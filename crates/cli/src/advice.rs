@@ -3,8 +3,9 @@
 use crate::args::{EngineArgs, SamplingArgs};
 use crate::budget::{Budget, code_bytes};
 use crate::failure::Failure;
-use crate::load::{Settings, Source};
+use crate::load::Settings;
 use crate::report;
+use crate::source::Source;
 use serde::Serialize;
 use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::kv::CacheType;

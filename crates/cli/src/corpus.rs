@@ -3,8 +3,8 @@
 use crate::args::{EngineArgs, positive};
 use crate::budget::{Budget, Line, Work, check_ram};
 use crate::failure::Failure;
-use crate::load::Source;
 use crate::prompt;
+use crate::source::Source;
 use clap::Args;
 use smidgen_compress::chunks::{self, Chunks};
 use smidgen_core::tokenizer::{self, Encode, Tokenizer};

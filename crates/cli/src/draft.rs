@@ -8,7 +8,8 @@ use crate::args::{EngineArgs, ModelArgs, SamplingArgs, positive};
 use crate::budget::Budget;
 use crate::failure::Failure;
 use crate::generate::refused;
-use crate::load::{self, Session, Source};
+use crate::load::{self, Session};
+use crate::source::Source;
 use clap::Args;
 use std::time::Instant;
 

@@ -28,6 +28,7 @@ pub mod quantize;
 pub mod report;
 pub mod sampling;
 pub mod serve;
+pub mod source;
 pub mod stop;
 pub mod template;
 
@@ -39,8 +40,9 @@ use std::io::Write;
 /// Runs the command that `argv` (the program's name first) asks for, with its text going to `stdout`, and returns the
 /// exit status. Everything else goes to the standard error.
 pub fn run(argv: impl IntoIterator<Item = OsString>, stdout: &mut dyn Write) -> u8 {
-    let argv = argv.into_iter().map(args::spelled_out);
-    let result = match commands::command().try_get_matches_from(argv) {
+    let argv: Vec<OsString> = argv.into_iter().map(args::spelled_out).collect();
+    let command = commands::command_for(argv.get(1).map(OsString::as_os_str));
+    let result = match command.try_get_matches_from(argv) {
         Ok(matches) => commands::dispatch(matches, stdout),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

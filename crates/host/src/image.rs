@@ -9,7 +9,7 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::error::Error;
 use crate::packed;
-use crate::progress::{Progress, Work};
+use crate::progress::{Progress, Silent, Work};
 use crate::weights::Stamp;
 
 /// Bytes read between two steps of a progress bar.
@@ -36,9 +36,20 @@ impl Image {
     /// # Errors
     /// When it is not a file, is empty, cannot be mapped, or is packed and broken.
     pub fn map(path: &Path) -> Result<Self, Error> {
-        let (file, _) = open_file(path)?;
+        Self::map_or_read(path, 0, &Silent)
+    }
+
+    /// As [`Image::map`], but a file of at most `at_once` bytes is read as by [`Image::read`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub(crate) fn map_or_read(path: &Path, at_once: u64, progress: &dyn Progress) -> Result<Self, Error> {
+        let (file, len) = open_file(path)?;
         if let Some(image) = packed::open_whole(path)? {
             return Ok(image);
+        }
+        if len <= at_once {
+            return Self::read_all(file, len, path, progress);
         }
         // SAFETY: the map is only read. Another process that shortens the file while we use it would make a read fault;
         // that stops this process and corrupts nothing, and `--no-mmap` is there for files that change.
@@ -51,12 +62,19 @@ impl Image {
     /// # Errors
     /// When it is not a file, is empty, cannot be read, or does not fit in memory.
     pub fn read(path: &Path, progress: &dyn Progress) -> Result<Self, Error> {
-        let (mut file, len) = open_file(path)?;
+        let (file, len) = open_file(path)?;
+        Self::read_all(file, len, path, progress)
+    }
+
+    fn read_all(mut file: File, len: u64, path: &Path, progress: &dyn Progress) -> Result<Self, Error> {
         let stamp = |file: &File| Stamp::of(file).map_err(|error| Error::reading(path, &error));
         let before = stamp(&file)?;
         let mut pages = Self::pages(len).map_err(|error| error(path))?;
         let work = Work::begin(progress, "reading", len);
-        for chunk in pages.chunks_mut(READ_BYTES) {
+        for start in (0..pages.len()).step_by(READ_BYTES) {
+            let n_bytes = READ_BYTES.min(pages.len() - start);
+            populate(&pages, start, n_bytes);
+            let chunk = &mut pages[start..][..n_bytes];
             file.read_exact(chunk).map_err(|error| Error::reading(path, &error))?;
             work.advance(chunk.len() as u64);
         }
@@ -130,6 +148,15 @@ pub fn zeroed(len: u64) -> Result<Pages, impl Fn(&Path) -> Error> {
 fn anonymous(len: u64) -> Result<MmapMut, impl Fn(&Path) -> Error> {
     let pages = usize::try_from(len).ok().and_then(|len| MmapMut::map_anon(len).ok());
     pages.ok_or(move |path: &Path| Error::failed(path, format!("{len} bytes do not fit in memory")))
+}
+
+/// Takes memory for `n_bytes` from `start` on, which are about to be written, all at once rather than page by page; a system that
+/// cannot (Linux before 5.14) does so when they are.
+fn populate(pages: &Pages, start: usize, n_bytes: usize) {
+    #[cfg(target_os = "linux")]
+    drop(pages.advise_range(memmap2::Advice::PopulateWrite, start, n_bytes));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (pages, start, n_bytes);
 }
 
 /// Opens `path` when it is an ordinary file that is not empty; with its length.

@@ -12,6 +12,8 @@ pub mod encode;
 mod error;
 pub mod gguf_source;
 pub mod gguf_write;
+#[cfg(all(target_os = "linux", any(target_env = "musl", test)))]
+pub mod heap;
 pub mod hf;
 #[cfg(feature = "hub")]
 pub mod hub;

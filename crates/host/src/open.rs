@@ -27,6 +27,8 @@ use crate::uniform;
 pub struct OpenOptions<'a> {
     /// Map a GGUF file that can be used as it is; otherwise it is read into memory.
     pub mmap: bool,
+    /// Bytes of a GGUF file that is read into memory though it could be mapped: no more than these.
+    pub at_once: u64,
     /// The `tokenizer.bin` of a llama2.c model, when it does not lie beside it.
     pub tokenizer: Option<PathBuf>,
     /// The type that weights shall have in memory; as stored when not given.
@@ -39,7 +41,7 @@ pub struct OpenOptions<'a> {
 
 impl Default for OpenOptions<'_> {
     fn default() -> Self {
-        OpenOptions { mmap: true, tokenizer: None, outtype: None, fallback: None, progress: &Silent }
+        OpenOptions { mmap: true, at_once: 0, tokenizer: None, outtype: None, fallback: None, progress: &Silent }
     }
 }
 
@@ -138,10 +140,10 @@ pub fn open(name: &str, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
 pub fn open_path(path: &Path, options: &OpenOptions<'_>) -> Result<ModelFile, Error> {
     let format = detect(path)?;
     if format == Format::Gguf && options.outtype.is_none() {
-        // The header is checked before memory is taken for the whole file.
-        let image = Image::map(path)?;
+        // The header is checked before memory is taken for the whole of a large file.
+        let image = Image::map_or_read(path, options.at_once, options.progress)?;
         if gguf_source::parse(path, &image)?.endian() == Endian::Little {
-            // One that is not mapped was packed.
+            // One that is not mapped was packed, or is small.
             let is_done = options.mmap || !image.is_mapped();
             let image = if is_done { image } else { read_unmapped(image, path, options.progress)? };
             return Ok(ModelFile { image, path: path.to_path_buf(), format, is_together: false });

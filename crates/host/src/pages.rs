@@ -134,16 +134,17 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut is_candidate = false;
     for line in smaps.lines() {
-        let mut words = line.split_ascii_whitespace();
-        let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-        if first.ends_with(':') {
-            let is_changed = matches!(first, "Anonymous:" | "Swap:") && second != "0";
-            if is_candidate && is_changed {
+        // Every process waits for this, and most lines are none of the two.
+        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+            let changed = line.strip_prefix("Anonymous:").or_else(|| line.strip_prefix("Swap:"));
+            if is_candidate && changed.is_some_and(|kib| kib.trim() != "0 kB") {
                 ranges.pop();
                 is_candidate = false;
             }
             continue;
         }
+        let mut words = line.split_ascii_whitespace();
+        let (first, second) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         is_candidate = false;
         let is_of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
         let number = |text| usize::from_str_radix(text, 16).ok();

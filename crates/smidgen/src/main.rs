@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+#[cfg(all(target_os = "linux", target_env = "musl"))]
+#[global_allocator]
+static HEAP: smidgen_host::heap::Heap = smidgen_host::heap::Heap;
+
 fn main() -> ExitCode {
     smidgen_host::pages::map_finely();
     ExitCode::from(smidgen_cli::run(std::env::args_os(), &mut std::io::stdout()))

@@ -5,9 +5,10 @@ use crate::budget::Work;
 use crate::failure::{Failure, Status};
 use crate::generate::refused;
 use crate::interrupt::{Guard, Interrupt};
-use crate::load::{self, Session, Source};
+use crate::load::{self, Session};
 use crate::progress::Bar;
 use crate::report::{self, Table};
+use crate::source::Source;
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::engine::{Observer, Op};
@@ -323,7 +324,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
     if context != 0 && context < needed {
         return Err(Failure::Input(format!("-c {context} has no room for the {needed} tokens of the longest test")));
     }
-    let source = Source::open_within(&flags.model, &engine, &SamplingArgs::GREEDY)?.to_run(&engine)?;
+    let source = Source::open_to_run(&flags.model, &engine, &SamplingArgs::GREEDY)?;
     load::with_session(&source, &engine, &SamplingArgs::GREEDY, began, |session| {
         let context_tokens = session.settings.limits.context_tokens;
         if context_tokens < needed {

@@ -6,9 +6,10 @@ use crate::conversation::Conversation;
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator};
 use crate::interrupt::Interrupt;
-use crate::load::{self, Session, Source};
+use crate::load::{self, Session};
 use crate::prompt;
 use crate::report::{self, printable};
+use crate::source::Source;
 use crate::template::Template;
 use clap::Args;
 use rustyline::error::ReadlineError;
@@ -55,7 +56,7 @@ pub(super) struct Flags {
 pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failure> {
     let began = Instant::now();
     let engine = EngineArgs { work: Work::Chat, ..flags.engine.clone() };
-    let source = Source::open_within(&flags.model, &engine, &flags.sampling)?.to_run(&engine)?;
+    let source = Source::open_to_run(&flags.model, &engine, &flags.sampling)?;
     load::with_session(&source, &engine, &flags.sampling, began, |session| {
         let template = Template::of_model(flags.chat_template_file.as_deref(), session)?;
         let params = session.settings.params;

@@ -2,8 +2,8 @@
 
 use crate::args::ModelArgs;
 use crate::failure::{Failure, Status};
-use crate::load::Source;
 use crate::report::{self, Table, count, printable};
+use crate::source::Source;
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::bytes::Endian;

@@ -19,6 +19,7 @@ mod tokenize;
 
 use crate::failure::{Failure, Status};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use std::ffi::OsStr;
 use std::io::Write;
 
 /// A subcommand: its name, what it does, its flags, and the function that runs it.
@@ -64,6 +65,16 @@ const SUBCOMMANDS: &[Subcommand] = &[
 /// The one definition of the command line. The flags of a subcommand are only made when it is used, because a process that
 /// runs a model in two megabytes has no room for the flags of the others.
 pub fn command() -> Command {
+    with_subcommands(|_| true)
+}
+
+/// [`command`] for arguments of which `first` is the first: without the other subcommands when it names one, for the same reason.
+pub(crate) fn command_for(first: Option<&OsStr>) -> Command {
+    let is_first = |subcommand: &Subcommand| first.is_some_and(|first| first == subcommand.name);
+    if SUBCOMMANDS.iter().any(is_first) { with_subcommands(is_first) } else { command() }
+}
+
+fn with_subcommands(are_wanted: impl Fn(&Subcommand) -> bool) -> Command {
     let command = Command::new("smidgen")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Run, inspect and convert language models in a smidgen of RAM")
@@ -71,7 +82,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true);
-    SUBCOMMANDS.iter().fold(command, |command, subcommand| {
+    SUBCOMMANDS.iter().filter(|subcommand| are_wanted(subcommand)).fold(command, |command, subcommand| {
         command.subcommand(Command::new(subcommand.name).about(subcommand.about).defer(subcommand.flags))
     })
 }

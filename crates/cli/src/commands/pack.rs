@@ -2,9 +2,10 @@
 
 use crate::args::{ImportArgs, ModelArgs};
 use crate::failure::{Failure, Status};
-use crate::load::{Source, host_failure};
+use crate::load::host_failure;
 use crate::progress::Bar;
 use crate::report;
+use crate::source::Source;
 use clap::Args;
 use serde::Serialize;
 use smidgen_compress::pack::{Survey, pack};

@@ -6,11 +6,12 @@ use crate::draft::{self, Draft, DraftArgs};
 use crate::failure::{Failure, Status};
 use crate::generate::{Ending, Generator, Outcome, Prompted};
 use crate::interrupt::{Guard, Interrupt};
-use crate::load::{self, Session, Source};
+use crate::load::{self, Session};
 use crate::npy;
 use crate::prompt::{self, PromptArgs};
 use crate::prompt_cache;
 use crate::report;
+use crate::source::Source;
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::sample::{Candidate, Sampler};
@@ -163,7 +164,7 @@ pub(super) fn run(flags: &Flags, stdout: &mut dyn Write) -> Result<Status, Failu
             return Err(Failure::Input(format!("{}: is a directory, not a file to write", path.display())));
         }
     }
-    let source = Source::open_within(&flags.model, &flags.engine, &flags.sampling)?.to_run(&flags.engine)?;
+    let source = Source::open_to_run(&flags.model, &flags.engine, &flags.sampling)?;
     draft::with_draft(&flags.draft, &flags.model, &flags.engine, |draft, beside| {
         // What the draft model takes is not there for this one.
         let reads_each = flags.logits.is_some() || flags.draft.draft.is_some();
@@ -229,7 +230,7 @@ fn continue_text(
     let guard = interrupt.guard();
     let fingerprint =
         flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
-    // What reads a prompt is not needed to continue it.
+    // What loads a model and makes tokens of a prompt is not needed to continue it.
     smidgen_host::pages::release_program();
     let prompted = match &flags.logits {
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,

@@ -4,10 +4,11 @@ use crate::args::{CONNECTIONS, EngineArgs, ModelArgs, SamplingArgs};
 use crate::budget::{self, Work};
 use crate::failure::{Failure, Status};
 use crate::interrupt::Interrupt;
-use crate::load::{self, Session, Source};
+use crate::load::{self, Session};
 use crate::sampling;
 use crate::serve::http::{self, Shared};
 use crate::serve::{Job, Server};
+use crate::source::Source;
 use crate::template::Template;
 use clap::Args;
 use smidgen_core::sample::Candidate;
@@ -59,7 +60,7 @@ pub(super) fn run(flags: &Flags, _stdout: &mut dyn Write) -> Result<Status, Fail
     let began = Instant::now();
     let widest = flags.sampling.widest();
     let engine = EngineArgs { work: Work::Serve, connections: flags.connections.into(), ..flags.engine.clone() };
-    let source = Source::open_within(&flags.model, &engine, &widest)?.to_run(&engine)?;
+    let source = Source::open_to_run(&flags.model, &engine, &widest)?;
     load::with_session(&source, &engine, &widest, began, |session| serve(flags, session))
 }
 

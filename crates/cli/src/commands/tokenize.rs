@@ -2,9 +2,9 @@
 
 use crate::args::ModelArgs;
 use crate::failure::{Failure, Status};
-use crate::load::Source;
 use crate::prompt::{self, PromptArgs};
 use crate::report;
+use crate::source::Source;
 use clap::Args;
 use serde::Serialize;
 use smidgen_core::tokenizer::{Encode, Tokenizer};

@@ -6,7 +6,8 @@ pub mod firmware;
 
 use crate::args::EngineArgs;
 use crate::failure::Failure;
-use crate::load::{Source, host_failure};
+use crate::load::host_failure;
+use crate::source::Source;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::plan::Limits;
 use smidgen_core::quant::Type;

@@ -3,7 +3,8 @@
 use crate::args::EngineArgs;
 use crate::budget::{Budget, Work};
 use crate::failure::Failure;
-use crate::load::{Settings, Source, host_failure, limits};
+use crate::load::{Settings, host_failure, limits};
+use crate::source::Source;
 use smidgen_core::model::{Layer, Model};
 use smidgen_core::quant::Type;
 use smidgen_core::sample::SampleParams;

@@ -1,7 +1,7 @@
 //! The data of an exported model: its weights as they were stored, its texts, and what encodes them; little-endian throughout.
 
 use crate::failure::Failure;
-use crate::load::Source;
+use crate::source::Source;
 use smidgen_core::gguf::{Array, Gguf};
 use smidgen_core::model::{Linear, Model};
 use smidgen_core::ops::matmul::Matrix;
