@@ -43,8 +43,8 @@ impl Work {
     /// `tests/memory.rs` measures that it is neither more nor less by 2 % or 256 KiB, and that no cap is passed.
     pub fn process_bytes(self) -> u64 {
         let code = match self {
-            Work::Run | Work::Serve => Code::kib(696),
-            Work::Chat => Code::kib(920),
+            Work::Run | Work::Serve => Code::kib(720),
+            Work::Chat => Code::kib(880),
             Work::Bench => Code::kib(648),
             Work::Read => Code::kib(624),
         };

@@ -21,7 +21,6 @@ use smidgen_host::threads::Pool;
 use smidgen_host::weights::{Kept, Stream};
 use std::fmt::Display;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The context when `-c` does not say: what the model was trained with, up to this.
@@ -105,8 +104,7 @@ pub fn limits(args: &EngineArgs, source: &Source, model: &Model<'_>) -> Limits {
 /// # Errors
 /// Kernels that it does not have.
 pub fn choose_isa(name: Option<&str>) -> Result<Isa, Failure> {
-    static BEST: OnceLock<Isa> = OnceLock::new();
-    let Some(name) = name else { return Ok(*BEST.get_or_init(Isa::detect)) };
+    let Some(name) = name else { return Ok(Isa::detect()) };
     Isa::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Isa::available().map(Isa::name).collect();
         Failure::Input(format!("--isa {}: this processor has {}", name.escape_default(), names.join(", ")))

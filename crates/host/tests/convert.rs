@@ -407,6 +407,16 @@ fn a_mapped_file_and_a_read_one_have_the_same_bytes() {
     let read = open(&path, &OpenOptions { mmap: false, ..OpenOptions::default() }).unwrap();
     assert!(mapped.is_mapped() && !read.is_mapped());
     assert!(mapped.bytes() == read.bytes());
+    let len = mapped.bytes().len() as u64;
+    for (at_once, is_mapped) in [(0, true), (len - 1, true), (len, false), (u64::MAX, false)] {
+        let file = open(&path, &OpenOptions { at_once, ..OpenOptions::default() }).unwrap();
+        assert_eq!(file.is_mapped(), is_mapped, "{len} bytes, of which {at_once} at once");
+        assert!(file.bytes() == mapped.bytes());
+    }
+    let broken = directory.join("broken.gguf");
+    std::fs::write(&broken, &mapped.bytes()[..40]).unwrap();
+    let refused = |at_once| open(&broken, &OpenOptions { at_once, ..OpenOptions::default() }).unwrap_err().to_string();
+    assert_eq!(refused(0), refused(u64::MAX));
     assert_eq!(read.bytes().as_ptr() as usize % 4096, 0, "pages of our own begin on a page");
 }
 

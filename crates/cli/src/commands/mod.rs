@@ -114,4 +114,21 @@ mod tests {
         command.build();
         command.debug_assert();
     }
+
+    #[test]
+    fn a_subcommand_is_the_same_without_the_others() {
+        let help = |mut command: clap::Command, words: [&str; 3]| {
+            command.try_get_matches_from_mut(words).unwrap_err().render().to_string()
+        };
+        for subcommand in super::SUBCOMMANDS {
+            let words = ["smidgen", subcommand.name, "--help"];
+            let alone = super::command_for(Some(subcommand.name.as_ref()));
+            assert_eq!(alone.get_subcommands().count(), 1, "{}", subcommand.name);
+            assert_eq!(help(alone, words), help(super::command(), words));
+        }
+        for other in [None, Some("--help"), Some("rum")] {
+            let all = super::command_for(other.map(AsRef::as_ref));
+            assert_eq!(all.get_subcommands().count(), super::SUBCOMMANDS.len(), "{other:?}");
+        }
+    }
 }

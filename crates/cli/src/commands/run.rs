@@ -228,10 +228,13 @@ fn continue_text(
 
     let interrupt = Interrupt::watch()?;
     let guard = interrupt.guard();
-    let fingerprint =
-        flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
     // What loads a model and makes tokens of a prompt is not needed to continue it.
     smidgen_host::pages::release_program();
+    let fingerprint =
+        flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
+    if fingerprint.is_some() {
+        smidgen_host::pages::release_program();
+    }
     let prompted = match &flags.logits {
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,

@@ -496,7 +496,7 @@ impl Isa {
 
     /// The fastest instruction set of this CPU.
     pub fn detect() -> Isa {
-        Isa::available().next_back().unwrap_or(Isa(KINDS[0].1))
+        Isa::available().last().unwrap_or(Isa(KINDS[0].1))
     }
 
     /// The instruction set called `name` (`scalar`, `sse4.1`, `avx2`, `avx512`, `avx512-vnni`, `neon`,
@@ -506,7 +506,7 @@ impl Isa {
     }
 
     /// Every instruction set that this CPU has, slowest first.
-    pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
+    pub fn available() -> impl Iterator<Item = Isa> {
         KINDS.iter().map(|&(_, kind)| kind).filter(|&kind| is_built(kind) && has(kind)).map(Isa)
     }
 

@@ -6,58 +6,69 @@ mod sse41;
 
 use super::Kernel;
 use core::arch::x86_64::*;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Whether the CPU has SSE4.1 and what came before it.
 pub(super) fn has_sse41() -> bool {
-    // Miri interprets the vector instructions, but not those that ask the CPU for them.
-    if cfg!(miri) {
-        return cfg!(target_feature = "sse4.1");
-    }
-    let one = __cpuid(1).ecx;
-    one >> 9 & one >> 19 & 1 == 1
+    n_sets() >= 1
 }
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
 pub(super) fn has_avx2() -> bool {
-    if cfg!(miri) {
-        return cfg!(all(target_feature = "avx2", target_feature = "f16c"));
-    }
-    with_avx2().is_some()
+    n_sets() >= 2
 }
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ and VL.
 pub(super) fn has_avx512() -> bool {
-    !cfg!(miri) && with_avx512().is_some()
+    n_sets() >= 3
 }
 
 /// Whether they have VNNI, VBMI and VBMI2 too.
 pub(super) fn has_vnni() -> bool {
-    let has = |seven: CpuidResult| {
-        let (vbmi, vbmi2, vnni) = (seven.ecx >> 1, seven.ecx >> 6, seven.ecx >> 11);
-        vbmi & vbmi2 & vnni & 1 == 1
-    };
-    !cfg!(miri) && with_avx512().is_some_and(has)
+    n_sets() >= 4
 }
 
-/// What a CPU with AVX2 and F16C, whose operating system has them too, says of its newer features (leaf 7). A virtual machine waits
-/// long for each answer, so none is asked for twice.
-fn with_avx2() -> Option<CpuidResult> {
+/// How many of these sets CPU and operating system have; whoever has one has those before it. They are asked once: a virtual machine
+/// waits long for each answer.
+fn n_sets() -> u8 {
+    /// One more than the number, when it is known.
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        0 => {
+            let n = ask();
+            KNOWN.store(n + 1, Ordering::Relaxed);
+            n
+        }
+        known => known - 1,
+    }
+}
+
+fn ask() -> u8 {
+    // Miri interprets the vector instructions, but not those that ask the CPU for them.
+    if cfg!(miri) {
+        let has_avx2 = cfg!(all(target_feature = "avx2", target_feature = "f16c"));
+        return if has_avx2 { 2 } else { cfg!(target_feature = "sse4.1").into() };
+    }
     let one = __cpuid(1).ecx;
+    if one >> 9 & one >> 19 & 1 == 0 {
+        return 0;
+    }
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
     if osxsave & avx & f16c == 0 || __cpuid(0).eax < 7 {
-        return None;
+        return 1;
     }
     let seven = __cpuid_count(7, 0);
     // SAFETY: OSXSAVE says that XGETBV may be used.
-    (seven.ebx >> 5 & 1 == 1 && unsafe { saved_state() } & 0b110 == 0b110).then_some(seven)
-}
-
-/// The same of one with AVX-512 F, BW, DQ and VL.
-fn with_avx512() -> Option<CpuidResult> {
-    let seven = with_avx2()?;
+    let saved = unsafe { saved_state() };
+    if seven.ebx >> 5 & 1 == 0 || saved & 0b110 != 0b110 {
+        return 1;
+    }
     let (f, dq, bw, vl) = (seven.ebx >> 16, seven.ebx >> 17, seven.ebx >> 30, seven.ebx >> 31);
-    // SAFETY: AVX2 was found, so XGETBV may be used.
-    (f & dq & bw & vl & 1 == 1 && unsafe { saved_state() } & 0b1110_0110 == 0b1110_0110).then_some(seven)
+    if f & dq & bw & vl & 1 == 0 || saved & 0b1110_0110 != 0b1110_0110 {
+        return 2;
+    }
+    let (vbmi, vbmi2, vnni) = (seven.ecx >> 1, seven.ecx >> 6, seven.ecx >> 11);
+    if vbmi & vbmi2 & vnni & 1 == 0 { 3 } else { 4 }
 }
 
 /// Which register files the operating system saves (XCR0).
