@@ -230,11 +230,7 @@ fn continue_text(
     let guard = interrupt.guard();
     // What loads a model and makes tokens of a prompt is not needed to continue it.
     smidgen_host::pages::release_program();
-    let fingerprint =
-        flags.prompt_cache.as_ref().map(|path| prompt_cache::restore(path, session, &tokens)).transpose()?;
-    if fingerprint.is_some() {
-        smidgen_host::pages::release_program();
-    }
+    let fingerprint = restore_prompt(flags, session, &tokens)?;
     let prompted = match &flags.logits {
         Some(path) => with_logits(path, session, &tokens, &mut generator, &guard)?,
         None => generator.prompt(session, &tokens, None, &guard)?,
@@ -276,6 +272,15 @@ fn continue_text(
         summarize(session, &prompted, &outcome, &timings, params.seed);
     }
     Ok(if outcome.ending == Ending::Interrupted { Status::Interrupted } else { Status::Done })
+}
+
+/// Takes what it can from the prompt cache, if there is to be one, and gives the fingerprint of what it is for.
+fn restore_prompt(flags: &Flags, session: &mut Session<'_>, tokens: &[u32]) -> Result<Option<u64>, Failure> {
+    let Some(path) = &flags.prompt_cache else { return Ok(None) };
+    let fingerprint = prompt_cache::restore(path, session, tokens)?;
+    // What did it is not needed to go on.
+    smidgen_host::pages::release_program();
+    Ok(Some(fingerprint))
 }
 
 /// Writes the prompt cache, if there is to be one.
