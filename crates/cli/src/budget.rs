@@ -43,10 +43,10 @@ impl Work {
     /// `tests/memory.rs` measures that it is neither more nor less by 2 % or 256 KiB, and that no cap is passed.
     pub fn process_bytes(self) -> u64 {
         let code = match self {
-            Work::Run | Work::Serve => Code::kib(736),
-            Work::Chat => Code::kib(896),
-            Work::Bench => Code::kib(688),
-            Work::Read => Code::kib(648),
+            Work::Run | Work::Serve => Code::kib(672),
+            Work::Chat => Code::kib(880),
+            Work::Bench => Code::kib(632),
+            Work::Read => Code::kib(608),
         };
         code.bytes()
     }

@@ -115,7 +115,7 @@ pub fn with_draft<R>(
     if name == "ngram" {
         return work(Some((&mut Ngram, flags.draft_max)), None);
     }
-    let source = Source::open(&model.as_stored(name))?.to_run(engine)?;
+    let source = Source::open_whole_to_run(&model.as_stored(name), engine)?;
     load::with_session(&source, engine, &SamplingArgs::GREEDY, Instant::now(), |session| {
         let budget = session.budget.clone();
         let held = Vec::with_capacity(session.settings.limits.context_tokens);

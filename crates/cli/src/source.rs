@@ -19,6 +19,11 @@ use std::sync::Arc;
 /// Bytes of a file that is read rather than mapped: what that takes is made up for by the first few tokens.
 const READ_AT_ONCE: u64 = 64 << 20;
 
+/// Bytes of a file that a run reads rather than maps: none within `--ram`, so that the system can have its pages back.
+fn at_once(engine: &EngineArgs) -> u64 {
+    if engine.ram.is_some() { 0 } else { READ_AT_ONCE }
+}
+
 /// The model that is part of the program, aligned as a mapped file would be.
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/tales.gguf"));
 /// How messages call it.
@@ -89,16 +94,23 @@ impl Source {
         }
     }
 
-    /// [`Source::open_within`] and [`Source::to_run`]; a small file is never mapped.
+    /// [`Source::open_within`] and [`Source::to_run`].
     ///
     /// # Errors
     /// Those of both.
     pub fn open_to_run(args: &ModelArgs, engine: &EngineArgs, sampling: &SamplingArgs) -> Result<Self, Failure> {
-        let source = match engine.ram {
-            Some(ram) => Self::open_capped(args, engine, ram, sampling),
-            None => Self::open_whole(args, READ_AT_ONCE),
-        };
-        source?.to_run(engine)
+        match engine.ram {
+            Some(ram) => Self::open_capped(args, engine, ram, sampling)?.to_run(engine),
+            None => Self::open_whole_to_run(args, engine),
+        }
+    }
+
+    /// [`Source::open`] and [`Source::to_run`], of which a file that the latter would read is not mapped first.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn open_whole_to_run(args: &ModelArgs, engine: &EngineArgs) -> Result<Self, Failure> {
+        Self::open_whole(args, at_once(engine))?.to_run(engine)
     }
 
     fn open_capped(args: &ModelArgs, engine: &EngineArgs, ram: u64, sampling: &SamplingArgs) -> Result<Self, Failure> {
@@ -135,7 +147,7 @@ impl Source {
     /// Whether [`Source::to_run`] lays rows together.
     fn is_laid_to_run(&self, engine: &EngineArgs) -> bool {
         let Image::File(file) = &self.image else { return false };
-        !file.is_mapped() || engine.ram.is_none() && file.bytes().len() as u64 <= READ_AT_ONCE
+        !file.is_mapped() || file.bytes().len() as u64 <= at_once(engine)
     }
 
     /// Opens the model that the flags name to be read in parts within `ram`; `None` when they name none. One that is no little-endian

@@ -17,8 +17,8 @@ use dlmalloc::{Allocator, Dlmalloc};
 const LARGE: usize = 4 << 10;
 /// Bytes of the heap, which takes memory as they are used.
 const HEAP_BYTES: usize = 128 << 10;
-/// What the heap begins on.
-const PAGE_BYTES: usize = 4 << 10;
+/// What the heap begins on: all that an allocator which gives fresh zeros without writing them is asked for.
+const HEAP_ALIGN: usize = 16;
 
 /// Small values from one heap while it has room, the others from the system's allocator.
 pub struct Heap;
@@ -38,10 +38,9 @@ unsafe impl Allocator for Pieces {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
         let (mut start, given) = (START.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
         if start.is_null() {
-            const { assert!(HEAP_BYTES.is_multiple_of(PAGE_BYTES)) };
-            // Zeros, which the system gives without writing them: the allocator reads marks where it has not put any.
-            // SAFETY: a page is a power of two, and the heap is some pages.
-            start = unsafe { System.alloc_zeroed(Layout::from_size_align_unchecked(HEAP_BYTES, PAGE_BYTES)) };
+            // Zeros: the allocator reads marks where it has not put any.
+            // SAFETY: the alignment is a power of two, and the heap is far smaller than a layout may be.
+            start = unsafe { System.alloc_zeroed(Layout::from_size_align_unchecked(HEAP_BYTES, HEAP_ALIGN)) };
             START.store(start, Ordering::Relaxed);
         }
         if start.is_null() || size > HEAP_BYTES - given {
@@ -73,7 +72,7 @@ unsafe impl Allocator for Pieces {
     }
 
     fn page_size(&self) -> usize {
-        PAGE_BYTES
+        4 << 10
     }
 }
 
@@ -86,30 +85,34 @@ fn has(value: *mut u8) -> bool {
     value.addr().wrapping_sub(START.load(Ordering::Relaxed).addr()) < HEAP_BYTES
 }
 
+/// What `give` gives of the heap for a value of `layout`; null when it is not small or there is no room.
+///
+/// # Safety
+/// The size is not zero.
+unsafe fn small(layout: Layout, give: unsafe fn(&mut Dlmalloc<Pieces>, usize, usize) -> *mut u8) -> *mut u8 {
+    if layout.size() >= LARGE {
+        return null_mut();
+    }
+    // SAFETY: the caller promises the size.
+    unsafe { give(&mut heap(), layout.size(), layout.align()) }
+}
+
 // SAFETY: a value's address says which of two allocators has it; each gets back only what it gave.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.size() < LARGE {
-            // SAFETY: the caller promises a size that is not zero.
-            let value = unsafe { heap().malloc(layout.size(), layout.align()) };
-            if !value.is_null() {
-                return value;
-            }
-        }
         // SAFETY: the caller's promises are those that are asked for.
-        unsafe { System.alloc(layout) }
+        unsafe {
+            let value = small(layout, Dlmalloc::malloc);
+            if value.is_null() { System.alloc(layout) } else { value }
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if layout.size() < LARGE {
-            // SAFETY: the caller promises a size that is not zero.
-            let value = unsafe { heap().calloc(layout.size(), layout.align()) };
-            if !value.is_null() {
-                return value;
-            }
-        }
         // SAFETY: the caller's promises are those that are asked for.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe {
+            let value = small(layout, Dlmalloc::calloc);
+            if value.is_null() { System.alloc_zeroed(layout) } else { value }
+        }
     }
 
     unsafe fn dealloc(&self, value: *mut u8, layout: Layout) {

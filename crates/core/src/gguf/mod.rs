@@ -41,24 +41,20 @@ pub struct Gguf<'a> {
 }
 
 /// Names that were seen so far, by a bit of their hash: most new ones are known to be new without a look at the others.
-struct Seen([u64; Self::WORDS]);
+struct Seen([u64; Self::N_WORDS]);
 
 impl Seen {
-    const WORDS: usize = 64;
+    const N_WORDS: usize = 64;
+    /// No name yet.
+    const NONE: Self = Self([0; Self::N_WORDS]);
 
     /// Whether `name`, which counts as seen from now on, may have been seen before.
     fn may_have(&mut self, name: &[u8]) -> bool {
         // FNV-1a, folded.
         let hash = name.iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let bit = (hash ^ hash >> 16) as usize % (64 * Self::WORDS);
+        let bit = (hash ^ hash >> 16) as usize % (64 * Self::N_WORDS);
         let (word, mask) = (&mut self.0[bit / 64], 1 << (bit % 64));
         core::mem::replace(word, *word | mask) & mask != 0
-    }
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self([0; Self::WORDS])
     }
 }
 
@@ -288,7 +284,7 @@ impl<'a> Gguf<'a> {
                 }
             };
         }
-        let mut seen = Seen::default();
+        let mut seen = Seen::NONE;
         for (index, tensor) in self.tensors().enumerate() {
             if !seen.may_have(tensor.name) && sorted {
                 continue;
