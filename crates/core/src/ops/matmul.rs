@@ -10,7 +10,7 @@ use crate::quant::tile::{Cut, LayTogether};
 use crate::quant::{
     FloatRows, Format, Quantized, Rest, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer,
 };
-use crate::simd::{Isa, Kernel, LANES, Simd, TILE, each_row, prefetch_block};
+use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, foresees_pages, prefetch_block};
 use crate::workers::{Columns, Single, Workers, split, split_rows};
 use core::marker::PhantomData;
 
@@ -133,11 +133,14 @@ impl<'a> Matrix<'a> {
         is_whole.then(|| &self.data[first * self.row_bytes..][..TILE * self.row_bytes])
     }
 
-    /// The bytes that products of the rows from `row` on shall ask for, as far ahead of those that they read: none of a matrix that
-    /// stays in a near cache.
+    /// The bytes that products of the rows from `row` on shall ask for, as far ahead of those that they read: a page where rows lie
+    /// together, or else a tile. None of a matrix that stays in a near cache, nor of one that the CPU foresees by itself.
     fn soon(&self, row: usize) -> &'a [u8] {
-        let is_far = self.data.len() > NEAR_BYTES;
-        self.data.get(row * self.row_bytes + AHEAD..).filter(|_| is_far).unwrap_or_default()
+        let is_near = self.data.len() <= NEAR_BYTES;
+        // Superblocks are read here and there.
+        let is_foreseen = self.together && self.kind.block_len() <= BLOCK && foresees_pages();
+        let ahead = if self.together { AHEAD } else { TILE * self.row_bytes };
+        self.data.get(row * self.row_bytes + ahead..).filter(|_| !is_near && !is_foreseen).unwrap_or_default()
     }
 
     /// Reads row `row`, which is in memory, into `out`, (columns).
@@ -270,7 +273,7 @@ const SMALL_ROWS: usize = 1 << 15;
 
 /// Products of a weight and an activation below which waking another thread costs more than it saves.
 const SMALL_JOB: usize = 1 << 17;
-/// How far ahead of the bytes that a product reads others are asked for, where rows lie together: a CPU foresees by itself what
+/// How far ahead of the bytes that a product reads others are asked for, where rows lie together: many a CPU foresees by itself what
 /// follows within a page of 4 KiB, but not what comes behind it (docs/adr/0102-asking-a-page-ahead.md).
 const AHEAD: usize = 4096;
 /// A matrix of no more bytes belongs to a model that a CPU keeps in its own caches, from which it is fast enough by itself.
@@ -368,16 +371,15 @@ fn integer_products(isa: Isa, part: &Part<'_>, activations: &Activations<'_>, co
     for first in (done..matrix.rows).step_by(TILE) {
         let width = TILE.min(matrix.rows - first);
         let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
-        let next = matrix.slice(first + width..matrix.rows.min(first + width + TILE)).data;
-        // The next tile lies in one piece, and is read in sixteen at once: a CPU does not foresee that by itself.
+        let ahead = part.ahead(first);
         let share = (width * matrix.row_bytes).div_ceil(n_panels);
         for index in 0..n_panels {
             match tile {
                 Some(tile) => {
-                    prefetch_block(part.ahead(first), index, share);
+                    prefetch_block(ahead, index, share);
                     (unpacker.unpack_together)(isa, tile, index, &mut panel);
                 }
-                None => (unpacker.unpack)(isa, &rows, next, index, &mut panel),
+                None => (unpacker.unpack)(isa, &rows, ahead, index, &mut panel),
             }
             let out = Tile { columns, at: first, width };
             multiply(isa, unpacker.shape, &panel, index * unpacker.n_blocks, &tokens, out);
@@ -474,11 +476,12 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
         let tile_bytes = TILE * matrix.row_bytes;
         let out = self.columns.row(0).as_chunks_mut::<TILE>().0;
         for (index, out) in out.iter_mut().enumerate() {
-            let (tile, behind) = matrix.data[index * tile_bytes..].split_at(tile_bytes);
+            let ahead = self.part.ahead(index * TILE);
             let products = if matrix.together {
-                F::Rows::product(s, tile, self.part.ahead(index * TILE), &activation)
+                let tile = &matrix.data[index * tile_bytes..][..tile_bytes];
+                F::Rows::product(s, tile, ahead, &activation)
             } else {
-                F::Rows::product_apart(s, &tile_rows(matrix, index * TILE), behind, &activation)
+                F::Rows::product_apart(s, &tile_rows(matrix, index * TILE), ahead, &activation)
             };
             s.rows_store(products, out);
         }
@@ -524,13 +527,11 @@ impl<F: FloatRows> FloatProducts<'_, '_, F> {
             *x = &self.x[(token + t) * n..][..n];
         }
         let mut out = [[0.0; TILE]; T];
+        // The first tokens ask for what comes, for all of them.
+        let ahead = if token == 0 { self.part.ahead(first) } else { &[] };
         match matrix.tile(first) {
-            Some(tile) if TILE == LANES => {
-                // The first tokens ask for what comes, for all of them.
-                let ahead = if token == 0 { self.part.ahead(first) } else { &[] };
-                F::together(s, tile, ahead, &x, &mut out);
-            }
-            _ => F::tile(s, &tile_rows(matrix, first), &x, &mut out),
+            Some(tile) if TILE == LANES => F::together(s, tile, ahead, &x, &mut out),
+            _ => F::tile(s, &tile_rows(matrix, first), ahead, &x, &mut out),
         }
         let width = TILE.min(matrix.rows - first);
         for (t, products) in out.iter().enumerate() {

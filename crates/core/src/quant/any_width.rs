@@ -21,7 +21,7 @@ use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, exact_sum};
 use super::tile::{Apart, Cut, Lanes, Together};
 use super::{Format, Pack, Parts, Type};
 use crate::half::e5m3_to_f32;
-use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_apart, prefetch_block};
 use core::ops::Range;
 
 /// Weights in a block: two of the activations' blocks.
@@ -209,13 +209,13 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
-        let bytes = BLOCKS / 2 * BYTES;
-        let end = rows[0].len().min((index + 1) * bytes);
+        let (bytes, row_bytes) = (BLOCKS / 2 * BYTES, rows[0].len());
+        let end = row_bytes.min((index + 1) * bytes);
         let rows = each_row!(r => &rows[r][index * bytes..end]);
         let (n_whole, rest) = (rows[0].len() / BYTES, rows[0].len() % BYTES);
         let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
         for block in 0..n_whole {
-            prefetch_block(ahead, index * BLOCKS / 2 + block, TILE * BYTES);
+            prefetch_apart(ahead, row_bytes, index * BLOCKS / 2 + block, TILE * BYTES);
             let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &all[r][block])));
             fill::<S, BITS, BYTES>(s, codes, block, panel);
         }
@@ -268,7 +268,7 @@ impl<const BITS: usize, const BYTES: usize> Unpack<AnyWidth<BITS, BYTES>> for Ro
         let all = each_row!(r => &rows[r].as_chunks::<BYTES>().0[..n_whole]);
         let mut total = s.rows_splat(0.0);
         for block in 0..n_whole {
-            prefetch_block(ahead, block, TILE * BYTES);
+            prefetch_apart(ahead, rows[0].len(), block, TILE * BYTES);
             let codes = AnyWidth::<BITS, BYTES>::scale_and_words(s, Apart(&each_row!(r => &all[r][block])));
             total = add_block::<S, BITS, BYTES>(s, total, codes, 2 * block..2 * block + 2, activation);
         }

@@ -7,7 +7,7 @@ use super::activation::Activation;
 use super::panel::{BLOCKS, COLUMNS, Panel, Shape, Unpack, Weights as _, exact_sum};
 use super::tile::{Apart, Cut, Lanes, Together, nibbles_at};
 use crate::half::f32_to_f16;
-use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_block};
+use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_apart, prefetch_block};
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
@@ -98,12 +98,12 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
-        let first = index * BLOCKS;
-        panel.n_blocks = (rows[0].len() / N - first).min(BLOCKS);
+        let (first, row_bytes) = (index * BLOCKS, rows[0].len());
+        panel.n_blocks = (row_bytes / N - first).min(BLOCKS);
         let end = first + panel.n_blocks;
         let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[first..end]);
         for block in 0..panel.n_blocks {
-            prefetch_block(ahead, first + block, TILE * N);
+            prefetch_apart(ahead, row_bytes, first + block, TILE * N);
             let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
             Self::fill::<S, F>(s, Apart(&blocks), block, panel);
         }
@@ -130,11 +130,12 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
 
     #[inline(always)]
     fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
-        let n_blocks = rows[0].len() / N;
+        let row_bytes = rows[0].len();
+        let n_blocks = row_bytes / N;
         let rows: [&[[u8; N]]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[..n_blocks]);
         let mut total = s.rows_splat(0.0);
         for block in 0..n_blocks {
-            prefetch_block(ahead, block, TILE * N);
+            prefetch_apart(ahead, row_bytes, block, TILE * N);
             let blocks: [&[u8; N]; TILE] = each_row!(r => &rows[r][block]);
             total = Self::add_block::<S, F>(s, total, Apart(&blocks), block, activation);
         }

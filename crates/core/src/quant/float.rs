@@ -4,9 +4,9 @@
 
 use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, TILE, padded, prefetch_block};
+use crate::simd::{LANES, Simd, TILE, padded, prefetch_apart, prefetch_block};
 
-/// Rows of which registers hold the sums with several tokens.
+/// Rows of which registers hold the sums, and which are read side by side.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
 /// Rows of which narrow registers hold the sums with one.
 const NARROW: usize = if TILE < 2 { TILE } else { 2 };
@@ -16,8 +16,15 @@ pub(crate) trait FloatRows {
     /// Bytes of a number.
     const BYTES: usize;
     /// The dot products of each of [`TILE`] rows with each of `T` tokens' values: `out` is (T, TILE).
-    fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
-    /// The same, of rows that lie together in `tile`; asks for as much of `ahead` meanwhile.
+    /// Asks for as much of `ahead` meanwhile.
+    fn tile<S: Simd, const T: usize>(
+        s: S,
+        rows: &[&[u8]; TILE],
+        ahead: &[u8],
+        x: &[&[f32]; T],
+        out: &mut [[f32; TILE]; T],
+    );
+    /// The same, of rows that lie together in `tile`.
     fn together<S: Simd, const T: usize>(s: S, tile: &[u8], ahead: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
 }
 
@@ -28,16 +35,15 @@ pub(crate) trait FloatRows {
 #[inline(always)]
 fn tile<S: Simd, const N: usize, const T: usize>(
     s: S,
-    rows: &[&[u8]; TILE],
+    (rows, ahead): (&[&[u8]; TILE], &[u8]),
     x: &[&[f32]; T],
     out: &mut [[f32; TILE]; T],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
     let mut sums = [[s.splat(0.0); TILE]; T];
     match T {
-        1 if S::IS_NARROW => add_rows::<S, N, T, NARROW>(s, rows, x, &mut sums, load),
-        1 => add_rows::<S, N, T, TILE>(s, rows, x, &mut sums, load),
-        _ => add_rows::<S, N, T, FEW>(s, rows, x, &mut sums, load),
+        1 if S::IS_NARROW => add_rows::<S, N, T, NARROW>(s, (rows, ahead), x, &mut sums, load),
+        _ => add_rows::<S, N, T, FEW>(s, (rows, ahead), x, &mut sums, load),
     }
     for (sums, out) in sums.iter().zip(out) {
         s.rows_store(s.rows_sums(sums), out);
@@ -48,7 +54,7 @@ fn tile<S: Simd, const N: usize, const T: usize>(
 #[inline(always)]
 fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
     s: S,
-    rows: &[&[u8]; TILE],
+    (rows, ahead): (&[&[u8]; TILE], &[u8]),
     x: &[&[f32]; T],
     all: &mut [[S::F; TILE]; T],
     load: impl Fn(&[u8; N]) -> S::F,
@@ -66,6 +72,7 @@ fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
         }
         let mut sums = [[s.splat(0.0); GROUP]; T];
         for chunk in 0..n_chunks {
+            prefetch_apart(ahead, rows[0].len(), first / GROUP * n_chunks + chunk, GROUP * N);
             let mut w = [s.splat(0.0); GROUP];
             for r in 0..GROUP {
                 w[r] = load(&chunks[r][chunk]);
@@ -210,8 +217,14 @@ macro_rules! float_format {
             const BYTES: usize = $bytes;
 
             #[inline(always)]
-            fn tile<S: Simd, const T: usize>(s: S, rows: &[&[u8]; TILE], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]) {
-                tile::<S, { $bytes * LANES }, T>(s, rows, x, out, |w| s.$load(w));
+            fn tile<S: Simd, const T: usize>(
+                s: S,
+                rows: &[&[u8]; TILE],
+                ahead: &[u8],
+                x: &[&[f32]; T],
+                out: &mut [[f32; TILE]; T],
+            ) {
+                tile::<S, { $bytes * LANES }, T>(s, (rows, ahead), x, out, |w| s.$load(w));
             }
 
             #[inline(always)]

@@ -9,7 +9,7 @@ use super::activation::Activation;
 use super::panel::{COLUMNS, Dots, Halves, Panel, Row, Shape, Unpack, Weights};
 use super::tile::{Apart, Cut, Lanes, Together};
 use crate::half::f16_to_f32;
-use crate::simd::{BLOCK, LANES, Simd, TILE, each, each_row, prefetch_block};
+use crate::simd::{BLOCK, LANES, Simd, TILE, each, each_row, prefetch_apart, prefetch_block};
 use core::borrow::Borrow;
 
 /// Values in a superblock of eight blocks.
@@ -311,7 +311,7 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], index: usize, panel: &mut Panel) {
-        prefetch_block(ahead, index, TILE * N);
+        prefetch_apart(ahead, rows[0].len(), index, TILE * N);
         let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
         Self::fill::<S, F>(s, Apart(&superblocks), panel);
     }
@@ -337,7 +337,7 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
     fn product_apart<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], activation: &Activation<'_>) -> S::R {
         let (mut total, mut halves) = (s.rows_splat(0.0), Halves::EMPTY);
         for index in 0..rows[0].len() / N {
-            prefetch_block(ahead, index, TILE * N);
+            prefetch_apart(ahead, rows[0].len(), index, TILE * N);
             let superblocks: [&[u8; N]; TILE] = each_row!(r => &rows[r].as_chunks::<N>().0[index]);
             total = Self::add_superblock::<S, F>(
                 s,

@@ -9,6 +9,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod ahead;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
@@ -18,6 +19,7 @@ mod x86;
 use crate::built::is_among;
 use crate::round::round_to_i8;
 
+pub(crate) use ahead::{foresees_pages, prefetch_apart, prefetch_block};
 pub use scalar::Scalar;
 
 /// Float lanes of a vector: dot products, norms and softmax sums are defined as this many interleaved sums.
@@ -543,27 +545,6 @@ impl Isa {
             #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
             _ => kernel.run(Scalar),
         }
-    }
-}
-
-/// Asks the CPU for the bytes soon to be read, without waiting for them.
-#[inline(always)]
-fn prefetch(bytes: &[u8]) {
-    /// Bytes of a cache line; where lines are longer, some are asked for twice.
-    const LINE: usize = 64;
-    for line in bytes.iter().step_by(LINE) {
-        #[cfg(target_arch = "x86_64")]
-        x86::prefetch(line);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
-    }
-}
-
-/// Asks for block `block` of those of `n_bytes` that lie in `ahead`, as far as these reach.
-#[inline(always)]
-pub(crate) fn prefetch_block(ahead: &[u8], block: usize, n_bytes: usize) {
-    if let Some(ahead) = ahead.get(block * n_bytes..) {
-        prefetch(&ahead[..n_bytes.min(ahead.len())]);
     }
 }
 

@@ -10,65 +10,83 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Whether the CPU has SSE4.1 and what came before it.
 pub(super) fn has_sse41() -> bool {
-    n_sets() >= 1
+    known().n_sets >= 1
 }
 
 /// Whether the CPU and the operating system have AVX2 and F16C.
 pub(super) fn has_avx2() -> bool {
-    n_sets() >= 2
+    known().n_sets >= 2
 }
 
 /// Whether the CPU and the operating system have AVX-512 F, BW, DQ and VL.
 pub(super) fn has_avx512() -> bool {
-    n_sets() >= 3
+    known().n_sets >= 3
 }
 
 /// Whether they have VNNI, VBMI and VBMI2 too.
 pub(super) fn has_vnni() -> bool {
-    n_sets() >= 4
+    known().n_sets >= 4
 }
 
-/// How many of these sets CPU and operating system have; whoever has one has those before it. They are asked once: a virtual machine
-/// waits long for each answer.
-fn n_sets() -> u8 {
-    /// One more than the number, when it is known.
+/// Whether the CPU is one of AMD's that has AVX.
+pub(super) fn is_amd() -> bool {
+    known().is_amd
+}
+
+/// What a CPU and its operating system said.
+#[derive(Clone, Copy)]
+struct Known {
+    /// How many of the sets above they have; whoever has one has those before it.
+    n_sets: u8,
+    /// As [`is_amd`] says.
+    is_amd: bool,
+}
+
+/// They are asked once: a virtual machine waits long for each answer.
+fn known() -> Known {
+    /// Twice one more than the number of sets, and whether it is AMD's; when it is known.
     static KNOWN: AtomicU8 = AtomicU8::new(0);
-    match KNOWN.load(Ordering::Relaxed) {
-        0 => {
-            let n = ask();
-            KNOWN.store(n + 1, Ordering::Relaxed);
-            n
-        }
-        known => known - 1,
+    let mut said = KNOWN.load(Ordering::Relaxed);
+    if said == 0 {
+        let Known { n_sets, is_amd } = ask();
+        said = 2 * (n_sets + 1) + u8::from(is_amd);
+        KNOWN.store(said, Ordering::Relaxed);
     }
+    Known { n_sets: said / 2 - 1, is_amd: said % 2 == 1 }
 }
 
-fn ask() -> u8 {
+fn ask() -> Known {
+    let known = |n_sets, is_amd| Known { n_sets, is_amd };
     // Miri interprets the vector instructions, but not those that ask the CPU for them.
     if cfg!(miri) {
         let has_avx2 = cfg!(all(target_feature = "avx2", target_feature = "f16c"));
-        return if has_avx2 { 2 } else { cfg!(target_feature = "sse4.1").into() };
+        return known(if has_avx2 { 2 } else { cfg!(target_feature = "sse4.1").into() }, false);
     }
     let one = __cpuid(1).ecx;
     if one >> 9 & one >> 19 & 1 == 0 {
-        return 0;
+        return known(0, false);
     }
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
-    if osxsave & avx & f16c == 0 || __cpuid(0).eax < 7 {
-        return 1;
+    if osxsave & avx & f16c == 0 {
+        return known(1, false);
+    }
+    let zero = __cpuid(0);
+    let is_amd = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
+    if zero.eax < 7 {
+        return known(1, is_amd);
     }
     let seven = __cpuid_count(7, 0);
     // SAFETY: OSXSAVE says that XGETBV may be used.
     let saved = unsafe { saved_state() };
     if seven.ebx >> 5 & 1 == 0 || saved & 0b110 != 0b110 {
-        return 1;
+        return known(1, is_amd);
     }
     let (f, dq, bw, vl) = (seven.ebx >> 16, seven.ebx >> 17, seven.ebx >> 30, seven.ebx >> 31);
     if f & dq & bw & vl & 1 == 0 || saved & 0b1110_0110 != 0b1110_0110 {
-        return 2;
+        return known(2, is_amd);
     }
     let (vbmi, vbmi2, vnni) = (seven.ecx >> 1, seven.ecx >> 6, seven.ecx >> 11);
-    if vbmi & vbmi2 & vnni & 1 == 0 { 3 } else { 4 }
+    known(if vbmi & vbmi2 & vnni & 1 == 0 { 3 } else { 4 }, is_amd)
 }
 
 /// Which register files the operating system saves (XCR0).
@@ -102,15 +120,16 @@ pub(super) fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(avx512::Avx512::<true>(()))
 }
 
-/// Brings the cache line at `byte` nearer; every x86-64 CPU can.
+/// Brings the cache line at `byte` into the nearest cache, or else the second-nearest; every x86-64 CPU can.
 #[inline(always)]
-pub(super) fn prefetch(byte: &u8) {
+pub(super) fn prefetch(byte: &u8, is_nearest: bool) {
     // Miri has no caches, and refuses to be asked for one.
     if cfg!(miri) {
         return;
     }
+    let byte = core::ptr::from_ref(byte).cast();
     // SAFETY: SSE is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(byte).cast()) }
+    unsafe { if is_nearest { _mm_prefetch::<_MM_HINT_T0>(byte) } else { _mm_prefetch::<_MM_HINT_T1>(byte) } }
 }
 
 /// The square root, in the encoding of the caller's instruction set.
