@@ -1,8 +1,8 @@
 //! Attention of the newest positions over the cached ones, a few queries at a time.
 //!
 //! Definition: a score is the dot product of query and key in the lane order of float rows, times a scale; the largest
-//! score is taken away, [`exp`] applied, the sum taken in lane order; the output adds the values, positions in order, each
-//! times its weight over the sum.
+//! score is taken away, [`exp`](super::math::exp) applied, the sum taken in lane order; the output adds the values, positions in order,
+//! each times its weight over the sum.
 //!
 //! Queries that look at the same head of the cache (of several tokens, or of several heads that share one) walk through it
 //! together, so that a cached row is read once for all of them. Each has sums of its own, to which positions are added in order,
@@ -11,11 +11,11 @@
 // The same number indexes the arrays of every query; iterators over several at once are calls in functions as large as these.
 #![allow(clippy::needless_range_loop)]
 
-use super::math::{exp, sum};
 use super::matmul::Crew;
+use super::softmax::Softmax;
 use crate::kv::{Cache, CacheF16, CacheF32, CacheFormat, CacheQ4, CacheQ8, CacheType, PAGE, Place};
 use crate::quant;
-use crate::simd::{Kernel, LANES, Simd, TILE, each};
+use crate::simd::{Kernel, LANES, Simd, TILE, each, padded};
 use crate::store::{Head, Lost, Spill};
 use crate::workers::{Columns, Single, Workers, split};
 use core::ops::Range;
@@ -275,17 +275,13 @@ impl Score<'_, '_> {
         for t in 1..T {
             queries[t] = self.queries[at + t].x;
         }
+        if C::IS_PLAIN && S::SUMS_HALVES && queries[0].len() == LANES / 2 {
+            return self.halves::<S, C, T>(s, at, queries);
+        }
         let whole = queries[0].len() / LANES * LANES;
         let mut last = [s.splat(0.0); T];
         for t in 0..T {
             last[t] = s.load_part(&queries[t][whole..]);
-        }
-        let is_half = C::IS_PLAIN && S::SUMS_HALVES && queries[0].len() == LANES / 2;
-        let mut twice = last;
-        if is_half {
-            for t in 0..T {
-                twice[t] = s.load(&each!(16, lane => queries[t][lane % (LANES / 2)]));
-            }
         }
         let row_bytes = self.keys.row_bytes;
         let mut sums = [[s.splat(0.0); LANES]; T];
@@ -294,21 +290,6 @@ impl Score<'_, '_> {
             // Sixteen positions share the steps of adding up their lanes; fewer add up once more, for nobody, sums of before.
             for group in keys.chunks(LANES * row_bytes) {
                 let n = group.len() / row_bytes;
-                if is_half {
-                    let mut padded = [0; HALF_KEYS_BYTES];
-                    let whole = if n == LANES {
-                        group
-                    } else {
-                        padded[..group.len()].copy_from_slice(group);
-                        &padded[..LANES * row_bytes]
-                    };
-                    for t in 0..T {
-                        let out = &mut self.scores[(at + t) * self.stride + done..][..n];
-                        pairs::<S, C>(s, twice[t], whole, self.scale, out);
-                    }
-                    done += n;
-                    continue;
-                }
                 for i in 0..n {
                     let products = products::<S, C, T>(s, (&queries, &last), &group[i * row_bytes..][..row_bytes]);
                     for t in 0..T {
@@ -323,17 +304,45 @@ impl Score<'_, '_> {
             }
         }
     }
+
+    /// The same where queries are half a vector.
+    #[inline(always)]
+    fn halves<S: Simd, C: CacheFormat, const T: usize>(&mut self, s: S, at: usize, queries: [&[f32]; T]) {
+        let mut twice = [s.splat(0.0); T];
+        for t in 0..T {
+            twice[t] = s.load(&each!(16, lane => queries[t][lane % (LANES / 2)]));
+        }
+        let row_bytes = self.keys.row_bytes;
+        let mut before = 0;
+        for (keys, n_keys) in self.keys.pieces.iter().zip(self.keys.counts).skip(FIRST_PIECE) {
+            let n = n_keys.min(LANES);
+            for start in (0..n_keys).step_by(LANES) {
+                // The last sixteen have some of those before them, whose scores come out the same once more.
+                let first = start.min(n_keys - n);
+                let group = &keys[first * row_bytes..][..n * row_bytes];
+                let few;
+                let whole = if n == LANES {
+                    group
+                } else {
+                    few = padded::<u8, HALF_KEYS_BYTES>(group);
+                    &few[..LANES * row_bytes]
+                };
+                for t in 0..T {
+                    let out = &mut self.scores[(at + t) * self.stride + before + first..][..n];
+                    pairs::<S, C>(s, twice[t], whole, self.scale, out);
+                }
+            }
+            before += n_keys;
+        }
+    }
 }
 
 /// Writes the scores of a query of half a vector, which `query` has twice, with sixteen keys, of which a vector holds two.
 #[inline(always)]
 fn pairs<S: Simd, C: CacheFormat>(s: S, query: S::F, keys: &[u8], scale: f32, out: &mut [f32]) {
     let pair_bytes = keys.len() / (LANES / 2);
-    // A sum begins with zero.
-    let products = each!(8, i => {
-        let pair = C::load(s, &keys[i * pair_bytes..][..pair_bytes], 0, LANES);
-        s.add(s.splat(0.0), s.mul(query, pair))
-    });
+    // That a sum begins with zero shows in the sign of a zero alone, which no weight depends on.
+    let products = each!(8, i => s.mul(query, C::load(s, &keys[i * pair_bytes..][..pair_bytes], 0, LANES)));
     s.store_part(s.mul(s.half_sums(&products), s.splat(scale)), out);
 }
 
@@ -375,87 +384,6 @@ fn products<S: Simd, C: CacheFormat, const T: usize>(
         }
     }
     sums
-}
-
-/// Turns the scores of each query into weights that sum to one.
-struct Softmax<'a> {
-    /// (queries, rows).
-    scores: &'a mut [f32],
-    /// Rows.
-    stride: usize,
-    /// The rows that each query sees.
-    seen: &'a [Range<usize>],
-}
-
-impl Kernel for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for (scores, seen) in self.scores.chunks_exact_mut(self.stride).zip(self.seen) {
-            let scores = &mut scores[seen.clone()];
-            let largest = largest(scores);
-            each_lane(s, scores, |score| exp(score - largest));
-            let inverse = 1.0 / sum(s, scores);
-            each_lane(s, scores, |score| score * inverse);
-        }
-    }
-}
-
-/// Vectors that are computed side by side where there are many: the steps of one wait for each other, those of others do not.
-const SIDE_BY_SIDE: usize = 4;
-
-/// Replaces every value by `f` of it. Where there are vectors, fewer values than make one are made up for with zeros, which are
-/// computed too: that is faster than one after the other.
-#[inline(always)]
-fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
-    let n_grouped = if TILE == LANES { x.len() } else { 0 };
-    let (grouped, rest) = x.split_at_mut(n_grouped / (SIDE_BY_SIDE * LANES) * (SIDE_BY_SIDE * LANES));
-    for group in grouped.as_chunks_mut::<{ SIDE_BY_SIDE * LANES }>().0 {
-        for x in group {
-            *x = f(*x);
-        }
-    }
-    let (chunks, rest) = rest.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for x in chunk {
-            *x = f(*x);
-        }
-    }
-    if TILE != LANES {
-        rest.iter_mut().for_each(|x| *x = f(*x));
-    } else if !rest.is_empty() {
-        let mut last = [0.0; LANES];
-        s.store(s.load_part(rest), &mut last);
-        for x in &mut last {
-            *x = f(*x);
-        }
-        s.store_part(s.load(&last), rest);
-    }
-}
-
-/// The largest of `x`, whatever is no number left out.
-#[inline(always)]
-fn largest(x: &[f32]) -> f32 {
-    let (groups, rest) = x.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for group in groups {
-        for i in 0..LANES {
-            lanes[i] = if group[i] > lanes[i] { group[i] } else { lanes[i] };
-        }
-    }
-    for i in 0..rest.len() {
-        lanes[i] = if rest[i] > lanes[i] { rest[i] } else { lanes[i] };
-    }
-    // Halves of the lanes are compared, and halves of these.
-    let mut n = LANES;
-    while n > 1 {
-        n /= 2;
-        for i in 0..n {
-            lanes[i] = if lanes[i + n] > lanes[i] { lanes[i + n] } else { lanes[i] };
-        }
-    }
-    lanes[0]
 }
 
 /// Adds up values by their weights.

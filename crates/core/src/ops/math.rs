@@ -9,6 +9,13 @@ use crate::simd::{Kernel, LANES, Simd};
 /// Range reduction by multiples of ln 2 in two parts (Cody and Waite), then the degree-5 polynomial of Cephes' `expf`.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    let value = exp_to_88(x);
+    if x > 88.0 { f32::INFINITY } else { value }
+}
+
+/// [`exp`] where `x` is at most 88, or NaN.
+#[inline(always)]
+pub(crate) fn exp_to_88(x: f32) -> f32 {
     let shifted = x * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
@@ -22,8 +29,7 @@ pub fn exp(x: f32) -> f32 {
     // n is at most 127 here; outside the range its bits mean nothing and the result is replaced below.
     let power = (shifted.to_bits() as i32).wrapping_sub(ROUND_BITS).wrapping_add(127) as u32;
     let value = e * f32::from_bits(power << 23);
-    let value = if x < -87.0 { 0.0 } else { value };
-    if x > 88.0 { f32::INFINITY } else { value }
+    if x < -87.0 { 0.0 } else { value }
 }
 
 /// `x` times the logistic function of `x` (SiLU, also called swish).

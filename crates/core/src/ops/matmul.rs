@@ -358,17 +358,12 @@ fn integer_products(isa: Isa, part: &Part<'_>, activations: &Activations<'_>, co
     let matrix = &part.matrix;
     let unpacker = Unpacker::new(matrix.kind);
     let tokens = Tokens { n_blocks: n_blocks(matrix.columns), blocks: activations.blocks, rest: activations.rest };
-    let mut done = 0;
     if let Some(products) = unpacker.products.filter(|_| columns.n_rows() == 1) {
-        products(isa, part, &tokens, columns);
-        done = matrix.rows / TILE * TILE;
-        if done == matrix.rows {
-            return;
-        }
+        return products(isa, part, &tokens, columns);
     }
     let n_panels = tokens.n_blocks.div_ceil(unpacker.n_blocks);
     let mut panel = Panel::EMPTY;
-    for first in (done..matrix.rows).step_by(TILE) {
+    for first in (0..matrix.rows).step_by(TILE) {
         let width = TILE.min(matrix.rows - first);
         let (tile, rows) = (matrix.tile(first), tile_rows(matrix, first));
         let ahead = part.ahead(first);
@@ -396,7 +391,7 @@ struct Unpacker {
     n_blocks: usize,
     unpack: UnpackApart,
     unpack_together: fn(Isa, &[u8], usize, &mut Panel),
-    /// The products of all whole tiles with one token.
+    /// The products of all rows with one token.
     products: Option<fn(Isa, &Part<'_>, &Tokens<'_>, &mut Columns<'_>)>,
 }
 
@@ -458,7 +453,7 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for UnpackTogether<'_, F> {
     }
 }
 
-/// The products of the whole tiles of a matrix with one token.
+/// The products of a matrix with one token.
 struct Products<'a, 'b, F> {
     part: &'a Part<'a>,
     tokens: &'a Tokens<'a>,
@@ -473,17 +468,17 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
     fn run<S: Simd>(self, s: S) {
         let activation = self.tokens.first();
         let matrix = &self.part.matrix;
-        let tile_bytes = TILE * matrix.row_bytes;
-        let out = self.columns.row(0).as_chunks_mut::<TILE>().0;
-        for (index, out) in out.iter_mut().enumerate() {
-            let ahead = self.part.ahead(index * TILE);
-            let products = if matrix.together {
-                let tile = &matrix.data[index * tile_bytes..][..tile_bytes];
-                F::Rows::product(s, tile, ahead, &activation)
-            } else {
-                F::Rows::product_apart(s, &tile_rows(matrix, index * TILE), ahead, &activation)
+        for (index, out) in self.columns.row(0).chunks_mut(TILE).enumerate() {
+            let first = index * TILE;
+            let ahead = self.part.ahead(first);
+            let products = match matrix.tile(first) {
+                Some(tile) => F::Rows::product(s, tile, ahead, &activation),
+                None => F::Rows::product_apart(s, &tile_rows(matrix, first), ahead, &activation),
             };
-            s.rows_store(products, out);
+            match out.as_mut_array() {
+                Some(out) => s.rows_store(products, out),
+                None => s.rows_store_part(products, out),
+            }
         }
     }
 }

@@ -9,3 +9,4 @@ pub mod norm;
 pub(crate) mod products;
 pub mod reading;
 pub mod rope;
+mod softmax;
