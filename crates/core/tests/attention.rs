@@ -3,86 +3,116 @@
 use smidgen_core::kv::{Cache, CacheType, Place};
 use smidgen_core::ops::attention::{Attention, Old};
 use smidgen_core::ops::matmul::Crew;
-use smidgen_core::simd::Isa;
+use smidgen_core::simd::{Isa, LANES, TILE};
 use smidgen_core::workers::Single;
 
-const N_HEADS: usize = 4;
+const N_HEADS: usize = 8;
 const N_KV_HEADS: usize = 2;
 /// Rows of a head: what is behind them lies at the beginning again.
 const N_ROWS: usize = 40;
 const PLACE: Place = Place { start: 0, n_rows: N_ROWS };
-/// What half floats hold exactly.
-const STEP: f32 = 1.0 / 64.0;
+/// What a token sees, so that rows are left for two more tokens.
+const WINDOW: usize = N_ROWS - 2;
+/// Queries that may go together.
+const TOGETHER: &[usize] = if TILE == LANES { &[1, 2, 4] } else { &[1] };
 
-/// Numbers from -2 to 2, zeros of both signs among them.
-fn numbers(n: usize, seed: u32) -> Vec<f32> {
-    let number = |i: u32| {
-        let x = (i + 1).wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97)) >> 24;
-        let x = (x as f32 - 128.0) * STEP;
+/// Numbers from -2 to 2 that half floats hold exactly, zeros of both signs among them.
+fn numbers(n: usize, seed: usize) -> Vec<f32> {
+    let number = |i: usize| {
+        let x = ((i + 1009 * seed + 1) as u32).wrapping_mul(2_654_435_761) >> 24;
+        let x = (x as f32 - 128.0) / 64.0;
         if x.abs() < 0.2 { 0.0_f32.copysign(x) } else { x }
     };
-    (0..n as u32).map(number).collect()
+    (0..n).map(number).collect()
 }
 
-/// What floats of 64 bits make of it: the last `n` positions of a head, rows of the newest behind each other.
-fn exact(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32) -> Vec<f64> {
+/// What floats of 64 bits make of a query with the keys and values that it sees.
+fn exact(query: &[f32], rows: &[(&[f32], &[f32])], scale: f32) -> Vec<f64> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let weights: Vec<f64> = keys.iter().map(|key| (dot(query, key) * f64::from(scale)).exp()).collect();
+    let weights: Vec<f64> = rows.iter().map(|(key, _)| (dot(query, key) * f64::from(scale)).exp()).collect();
     let sum: f64 = weights.iter().sum();
-    let column = |i: usize| weights.iter().zip(values).map(|(w, value)| w * f64::from(value[i])).sum::<f64>() / sum;
+    let column = |i: usize| weights.iter().zip(rows).map(|(w, (_, value))| w * f64::from(value[i])).sum::<f64>() / sum;
     (0..query.len()).map(column).collect()
+}
+
+/// The output, and the same again where each head of the cache has its first few rows elsewhere.
+fn run(attention: &Attention<'_>, isa: Isa, n_together: usize) -> [Vec<f32>; 2] {
+    let crew = Crew { isa, workers: &Single };
+    let scores = &mut vec![f32::NAN; n_together * N_ROWS];
+    let mut out = [vec![f32::NAN; attention.query.len()], vec![f32::NAN; attention.query.len()]];
+    attention.run(crew, scores, n_together, &mut out[0]);
+    let oldest = (attention.position + 1).saturating_sub(WINDOW);
+    let positions = (oldest, attention.position.min(oldest + 5));
+    for head in 0..N_KV_HEADS {
+        let [keys, values] =
+            [attention.keys, attention.values].map(|cache| cache.positions(PLACE, head, positions).concat());
+        let old = Old { positions, keys: &keys, values: &values };
+        Attention { old, kv_heads: (head, head + 1), ..*attention }.run(crew, scores, n_together, &mut out[1]);
+    }
+    out
+}
+
+/// A hundred positions of heads of `head_dim`, `n_tokens` at a time.
+fn check(kind: CacheType, head_dim: usize, n_tokens: usize) {
+    let width = N_KV_HEADS * head_dim;
+    let bytes = N_ROWS * N_KV_HEADS * kind.row_bytes(head_dim);
+    let (mut key_bytes, mut value_bytes) = (vec![0; bytes], vec![0; bytes]);
+    let mut keys = Cache::new(&mut key_bytes, kind, N_KV_HEADS, head_dim);
+    let mut values = Cache::new(&mut value_bytes, kind, N_KV_HEADS, head_dim);
+    let all: Vec<[Vec<f32>; 2]> = (0..100).map(|i| [numbers(width, 2 * i), numbers(width, 2 * i + 1)]).collect();
+    assert!(all[0][0] != all[1][0] && all[0][0] != all[0][1], "rows differ");
+    for position in (0..all.len() - n_tokens).step_by(n_tokens) {
+        for (token, [key, value]) in all[position..][..n_tokens].iter().enumerate() {
+            keys.store(PLACE, position + token, key);
+            values.store(PLACE, position + token, value);
+        }
+        let query = &numbers(n_tokens * N_HEADS * head_dim, 1000 + position);
+        let (old, window, scale) = (Old::default(), Some(WINDOW), 0.4);
+        let kv_heads = (0, N_KV_HEADS);
+        let (n_heads, n_kv_heads) = (N_HEADS, N_KV_HEADS);
+        let (place, keys, values) = (PLACE, &keys, &values);
+        let attention = Attention {
+            place,
+            old,
+            kv_heads,
+            keys,
+            values,
+            query,
+            position,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale,
+            window,
+        };
+        let [want, _] = run(&attention, Isa::SCALAR, 1);
+        for isa in Isa::available() {
+            for &n_together in TOGETHER {
+                for got in run(&attention, isa, n_together) {
+                    let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{} x {head_dim} at {position} on {}, {n_together}", kind.name(), isa.name());
+                }
+            }
+        }
+        for (index, (query, got)) in query.chunks(head_dim).zip(want.chunks(head_dim)).enumerate() {
+            let (token, head) = (index / N_HEADS, index % N_HEADS);
+            let end = position + token + 1;
+            let first = head / (N_HEADS / N_KV_HEADS) * head_dim;
+            let seen = all[end.saturating_sub(WINDOW)..end].iter();
+            let rows: Vec<_> =
+                seen.map(|[key, value]| (&key[first..][..head_dim], &value[first..][..head_dim])).collect();
+            let near =
+                exact(query, &rows, scale).iter().zip(got).all(|(exact, got)| (exact - f64::from(*got)).abs() < 1e-5);
+            assert!(near, "{} x {head_dim} at {position}, token {token}, head {head}", kind.name());
+        }
+    }
 }
 
 #[test]
 fn any_number_of_positions_on_every_instruction_set() {
     for (kind, head_dim) in [(CacheType::F32, 8), (CacheType::F16, 8), (CacheType::F32, 4), (CacheType::F32, 24)] {
-        let width = N_KV_HEADS * head_dim;
-        let bytes = N_ROWS * N_KV_HEADS * kind.row_bytes(head_dim);
-        let (mut key_bytes, mut value_bytes) = (vec![0; bytes], vec![0; bytes]);
-        let mut keys = Cache::new(&mut key_bytes, kind, N_KV_HEADS, head_dim);
-        let mut values = Cache::new(&mut value_bytes, kind, N_KV_HEADS, head_dim);
-        let all: Vec<[Vec<f32>; 2]> = (0..100).map(|i| [numbers(width, 2 * i), numbers(width, 2 * i + 1)]).collect();
-        for (position, [key, value]) in all.iter().enumerate() {
-            keys.store(PLACE, position, key);
-            values.store(PLACE, position, value);
-            let query = numbers(N_HEADS * head_dim, 1000 + position as u32);
-            let scale = 0.4;
-            let attention = Attention {
-                place: PLACE,
-                old: Old::default(),
-                kv_heads: (0, N_KV_HEADS),
-                keys: &keys,
-                values: &values,
-                query: &query,
-                position,
-                n_heads: N_HEADS,
-                n_kv_heads: N_KV_HEADS,
-                head_dim,
-                scale,
-                window: Some(N_ROWS),
-            };
-            let run = |isa: Isa, n_together: usize| {
-                let mut out = vec![f32::NAN; N_HEADS * head_dim];
-                let mut scores = vec![f32::NAN; n_together * N_ROWS];
-                attention.run(Crew { isa, workers: &Single }, &mut scores, n_together, &mut out);
-                out
-            };
-            let want = run(Isa::SCALAR, 1);
-            for isa in Isa::available() {
-                for n_together in [1, 2] {
-                    let got = run(isa, n_together);
-                    let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{} x {head_dim} at {position} on {}", kind.name(), isa.name());
-                }
-            }
-            let seen = &all[(position + 1).saturating_sub(N_ROWS)..=position];
-            for (head, (query, got)) in query.chunks(head_dim).zip(want.chunks(head_dim)).enumerate() {
-                let columns = head / (N_HEADS / N_KV_HEADS) * head_dim..;
-                let rows = |i: usize| seen.iter().map(|row| &row[i][columns.clone()][..head_dim]).collect::<Vec<_>>();
-                let exact = exact(query, &rows(0), &rows(1), scale);
-                let near = exact.iter().zip(got).all(|(exact, got)| (exact - f64::from(*got)).abs() < 1e-5);
-                assert!(near, "{} x {head_dim} at {position}, head {head}: {got:?}, {exact:?}", kind.name());
-            }
+        for n_tokens in [1, 3] {
+            check(kind, head_dim, n_tokens);
         }
     }
 }

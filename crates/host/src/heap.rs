@@ -17,8 +17,8 @@ use dlmalloc::{Allocator, Dlmalloc};
 const LARGE: usize = 4 << 10;
 /// Bytes of the heap, which takes memory as they are used.
 const HEAP_BYTES: usize = 128 << 10;
-/// What the heap begins on: all that an allocator which gives fresh zeros without writing them is asked for.
-const HEAP_ALIGN: usize = 16;
+/// What the heap begins on: no more than any value may ask for, since zeros that begin on more are written one by one.
+const HEAP_ALIGN: usize = 2 * size_of::<usize>();
 
 /// Small values from one heap while it has room, the others from the system's allocator.
 pub struct Heap;

@@ -26,7 +26,7 @@ pub(crate) fn exp_to_88(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let e = (p * (r * r) + r) + 1.0;
-    // n is at most 127 here; outside the range its bits mean nothing and the result is replaced below.
+    // n is at most 127 here; outside the range its bits mean nothing and the result is replaced.
     let power = (shifted.to_bits() as i32).wrapping_sub(ROUND_BITS).wrapping_add(127) as u32;
     let value = e * f32::from_bits(power << 23);
     if x < -87.0 { 0.0 } else { value }

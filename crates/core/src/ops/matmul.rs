@@ -137,7 +137,7 @@ impl<'a> Matrix<'a> {
     /// together, or else a tile. None of a matrix that stays in a near cache, nor of one that the CPU foresees by itself.
     fn soon(&self, row: usize) -> &'a [u8] {
         let is_near = self.data.len() <= NEAR_BYTES;
-        // Superblocks are read here and there.
+        // Larger blocks are read here and there.
         let is_foreseen = self.together && self.kind.block_len() <= BLOCK && foresees_pages();
         let ahead = if self.together { AHEAD } else { TILE * self.row_bytes };
         self.data.get(row * self.row_bytes + ahead..).filter(|_| !is_near && !is_foreseen).unwrap_or_default()

@@ -24,7 +24,7 @@ impl Kernel for Softmax<'_> {
         for (scores, seen) in self.scores.chunks_exact_mut(self.stride).zip(self.seen) {
             let scores = &mut scores[seen.clone()];
             let largest = largest(scores);
-            // At most 0, or no number.
+            // At most 0, or no number. (What fills up the last vector may be more, and is thrown away.)
             each_lane(s, scores, |score| exp_to_88(score - largest));
             let inverse = 1.0 / sum(s, scores);
             each_lane(s, scores, |score| score * inverse);
@@ -67,17 +67,16 @@ fn each_lane<S: Simd>(s: S, x: &mut [f32], f: impl Fn(f32) -> f32) {
 /// The largest of `x`, whatever is no number left out.
 #[inline(always)]
 fn largest(x: &[f32]) -> f32 {
-    let (groups, rest) = x.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    for group in groups {
+    for group in x.as_chunks::<LANES>().0 {
         lanes = larger(lanes, group);
     }
     match x.last_chunk::<LANES>() {
         // Some are looked at twice.
-        Some(last) if !rest.is_empty() => lanes = larger(lanes, last),
-        _ => {
-            for i in 0..rest.len() {
-                lanes[i] = if rest[i] > lanes[i] { rest[i] } else { lanes[i] };
+        Some(last) => lanes = larger(lanes, last),
+        None => {
+            for i in 0..x.len() {
+                lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::simd::{LANES, Simd, TILE, padded, prefetch_apart, prefetch_block};
 
 /// Rows of which registers hold the sums, and which are read side by side.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
-/// Rows of which narrow registers hold the sums with one.
+/// Rows of which narrow registers hold the sums with one token.
 const NARROW: usize = if TILE < 2 { TILE } else { 2 };
 
 /// A format of floats.

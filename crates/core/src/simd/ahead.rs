@@ -2,7 +2,8 @@
 
 use super::TILE;
 
-/// Whether the CPU foresees what is read in order beyond the end of a page too, so that asking for it only costs: AMD's do.
+/// Whether the CPU foresees what is read in order beyond the end of a page too, so that asking for it only costs: Zen 4 does, and others
+/// of AMD's are taken to.
 pub(crate) fn foresees_pages() -> bool {
     #[cfg(target_arch = "x86_64")]
     return super::x86::is_amd();

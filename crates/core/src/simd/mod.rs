@@ -203,8 +203,8 @@ pub trait Simd: Copy {
         self.load(&each!(16, i => self.sum(v[i])))
     }
 
-    /// The sums of the first and of the second half of each vector, one after the other, as [`Simd::sum`] adds a half and zeros; used where
-    /// [`Simd::SUMS_HALVES`].
+    /// The sums of the first and of the second half of each vector, one after the other, as [`Simd::sum`] adds a half and zeros, but for
+    /// the sign of a zero; used where [`Simd::SUMS_HALVES`].
     #[inline(always)]
     fn half_sums(self, v: &[Self::F; LANES / 2]) -> Self::F {
         let (mut lanes, mut sums) = ([0.0; LANES], [0.0; LANES]);
