@@ -56,37 +56,37 @@ fn known() -> Known {
 }
 
 fn ask() -> Known {
-    let known = |n_sets, is_amd| Known { n_sets, is_amd };
+    let said = |n_sets, is_amd| Known { n_sets, is_amd };
     // Miri interprets the vector instructions, but not those that ask the CPU for them.
     if cfg!(miri) {
         let has_avx2 = cfg!(all(target_feature = "avx2", target_feature = "f16c"));
-        return known(if has_avx2 { 2 } else { cfg!(target_feature = "sse4.1").into() }, false);
+        return said(if has_avx2 { 2 } else { cfg!(target_feature = "sse4.1").into() }, false);
     }
     let one = __cpuid(1).ecx;
     if one >> 9 & one >> 19 & 1 == 0 {
-        return known(0, false);
+        return said(0, false);
     }
     let (osxsave, avx, f16c) = (one >> 27 & 1, one >> 28 & 1, one >> 29 & 1);
     if osxsave & avx & f16c == 0 {
-        return known(1, false);
+        return said(1, false);
     }
     let zero = __cpuid(0);
     let is_amd = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
     if zero.eax < 7 {
-        return known(1, is_amd);
+        return said(1, is_amd);
     }
     let seven = __cpuid_count(7, 0);
     // SAFETY: OSXSAVE says that XGETBV may be used.
     let saved = unsafe { saved_state() };
     if seven.ebx >> 5 & 1 == 0 || saved & 0b110 != 0b110 {
-        return known(1, is_amd);
+        return said(1, is_amd);
     }
     let (f, dq, bw, vl) = (seven.ebx >> 16, seven.ebx >> 17, seven.ebx >> 30, seven.ebx >> 31);
     if f & dq & bw & vl & 1 == 0 || saved & 0b1110_0110 != 0b1110_0110 {
-        return known(2, is_amd);
+        return said(2, is_amd);
     }
     let (vbmi, vbmi2, vnni) = (seven.ecx >> 1, seven.ecx >> 6, seven.ecx >> 11);
-    known(if vbmi & vbmi2 & vnni & 1 == 0 { 3 } else { 4 }, is_amd)
+    said(if vbmi & vbmi2 & vnni & 1 == 0 { 3 } else { 4 }, is_amd)
 }
 
 /// Which register files the operating system saves (XCR0).
