@@ -1,18 +1,19 @@
 """Runs smidgen and llama.cpp under the same memory cgroup and on the same disk, and prints the record (`cargo xtask bench ram`).
 
     python tools/bench_ram.py target/release/smidgen FILE... [--shares 100,90,75,50,25,10] [--disks local,50]
-                              [--seconds 15] [--tokens 24] [--minutes 25] [--alone] [--rounds 3]
+                              [--seconds 15] [--tokens 24] [--minutes 30] [--alone] [--rounds 3]
 
 The files are GGUF files in Q8_0 with the shapes of SmolLM-135M and Qwen3-0.6B; tools/bench_models.py makes them. Needs root, cgroups of version 1 (memory, blkio) and llama-cpp-python. The cap is a share of the file and a fixed part: what
 llama.cpp takes beside the file when nothing limits it. Nobody may swap, and page cache counts. A disk of 50 is the local one behind
 the kernel's own throttle (blkio.throttle.read_bps_device) at 50 MB/s, a Raspberry Pi's card. Before every run the file is dropped from
 the page cache, and llama.cpp enters its cgroup after its libraries are loaded, so that only what the model takes is counted. Both
 decode greedily with one thread and exact (F32) caches of 256 tokens, for --seconds or two tokens at least; rates are of the tokens
-after the first. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was measured, bytes by
-the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and what does not
-fit in --minutes has none but is counted. With `--alone` only smidgen runs, --rounds times at each cap of a share of the file and
-16 MiB, for the medians that its bound is held against: at the beginning of its context, when the caches' memory holds weights, and at the
-end of it ("full_").
+after the first, and medians of --rounds in which the programs take turns (a run that takes longer than --seconds and five is not repeated).
+Every run of smidgen is held against its bound: the disk's rate, measured before and after the run, and a run without a cap just before it;
+"of_bound" is the median of the runs' shares. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was
+measured, bytes by the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and
+what does not fit in --minutes has none but is counted. With `--alone` only smidgen runs, at each cap of a share of the file and
+16 MiB: at the beginning of its context, when the caches' memory holds weights, and at the end of it ("full_").
 """
 
 import argparse
@@ -208,18 +209,18 @@ def storage_rate(arguments, path, device, disk):
 
 
 def alone(arguments, path, disk):
-    """Rows for one file on one disk, of smidgen only: each cap in turn, and the disk and a run without a cap between them."""
+    """Rows for one file on one disk, of smidgen only: each cap in turn, and a run without a cap and the disk between them."""
     device, size = os.stat(path).st_dev, os.stat(path).st_size
     kinds = {"": PROMPT, "full_": LONG_PROMPT}
     rates, found = [], {(share, kind): [] for share in [None, *arguments.shares] for kind in kinds}
     for _ in range(arguments.rounds):
-        rates.append(storage_rate(arguments, path, device, disk))
+        free = {}
         for (share, kind), said in found.items():
             cap = None if share is None else size * share // 100 + BESIDE
-            group = Group(cap, device, disk)
-            forget(path)
-            said.append(ours(group, path, cap, rates[-1], arguments, kinds[kind]))
-            group.remove()
+            said.append(bounded(path, cap, free.get(kind), (device, disk), arguments, kinds[kind]))
+            if share is None:
+                free[kind] = said[-1]
+            rates += [said[-1]["storage_bytes_per_s"]] if "storage_bytes_per_s" in said[-1] else []
     rate = statistics.median(rates)
     for share in arguments.shares:
         row = {"file": Path(path).name, "disk": disk, "share": share, "storage_bytes_per_s": int(rate)}
@@ -228,13 +229,13 @@ def alone(arguments, path, disk):
             if ends := [one["ended"] for one in said + free if "ended" in one]:
                 row[f"{kind}ended"] = ends[0]
                 continue
-            unbound, tokens, n_read = middle(free, "tokens_per_s"), middle(said, "tokens_per_s"), said[0]["bytes_read_per_token"]
-            bound = min(unbound, rate / max(n_read, 1))
             row |= {
-                f"{kind}tokens_per_s": round(tokens, 2), f"{kind}bytes_read_per_token": n_read,
+                f"{kind}tokens_per_s": round(middle(said, "tokens_per_s"), 2),
+                f"{kind}bytes_read_per_token": said[0]["bytes_read_per_token"],
                 f"{kind}measured_bytes_read_per_token": middle(said, "measured_bytes_read_per_token"),
-                f"{kind}unbound_tokens_per_s": round(unbound, 2), f"{kind}bound_tokens_per_s": round(bound, 2),
-                f"{kind}of_bound": round(tokens / bound, 2),
+                f"{kind}unbound_tokens_per_s": round(middle(free, "tokens_per_s"), 2),
+                f"{kind}bound_tokens_per_s": round(middle(said, "bound_tokens_per_s"), 2),
+                f"{kind}of_bound": round(middle(said, "of_bound"), 2),
             }
         yield row | {"planned_tokens_per_s": round(middle(found[share, ""], "planned_tokens_per_s") or 0, 2)}
 
@@ -245,39 +246,68 @@ def middle(said, key):
     return statistics.median(values) if values else None
 
 
+def bounded(path, cap, free, place, arguments, prompt=PROMPT):
+    """One run of smidgen, held against its bound: the disk's rate, measured before and after it, and the run without a cap, `free`."""
+    rate = storage_rate(arguments, path, *place)
+    group = Group(cap, *place)
+    forget(path)
+    said = ours(group, path, cap, rate, arguments, prompt)
+    said["peak_bytes"] = group.peak()
+    group.remove()
+    if free and "tokens_per_s" in said and "tokens_per_s" in free:
+        rate = (rate + storage_rate(arguments, path, *place)) / 2
+        # No run can be faster than its disk, nor than one whose weights are all in memory.
+        bound = min(rate / max(said["bytes_read_per_token"], 1), free["tokens_per_s"])
+        said |= {"storage_bytes_per_s": int(rate), "bound_tokens_per_s": bound, "of_bound": said["tokens_per_s"] / bound}
+    return said
+
+
+def capped(mode, path, cap, place, arguments):
+    """One run of a program under a cap; of smidgen after one without."""
+    if mode == "smidgen":
+        return bounded(path, cap, bounded(path, None, None, (place[0], "local"), arguments), place, arguments)
+    group = Group(cap, *place)
+    forget(path)
+    said = theirs(group, MODES[mode][0], path, arguments)
+    said["peak_bytes"] = group.peak()
+    group.remove()
+    return said
+
+
 def measure(arguments, path, disk):
-    """Rows for one file on one disk."""
-    device, size = os.stat(path).st_dev, os.stat(path).st_size
-    local = storage_rate(arguments, path, device, "local")
-    group = Group(None, device, "local")
+    """Rows for one file on one disk: medians of some rounds, in which the programs take turns; what takes long runs once."""
+    place = os.stat(path).st_dev, disk
+    group = Group(None, place[0], "local")
     free = theirs(group, "mapped", path, arguments)
     group.remove()
     if "ended" in free:
         yield {"file": Path(path).name, "disk": disk, "program": "llama.cpp, mapped, without a cap", "ended": free["ended"]}
     fixed = free.get("anonymous_bytes", BESIDE - (4 << 20)) + (4 << 20)
-    group = Group(None, device, "local")
-    ours_free = ours(group, path, None, local, arguments)
-    group.remove()
     for share in arguments.shares:
-        cap = size * share // 100 + fixed
-        rate = storage_rate(arguments, path, device, disk)
-        for mode, way in MODES.items():
-            group = Group(cap, device, disk)
-            forget(path)
-            said = theirs(group, way[0], path, arguments) if way else ours(group, path, cap, rate, arguments)
+        cap = os.stat(path).st_size * share // 100 + fixed
+        found, over = {mode: [] for mode in MODES}, set()
+        for _ in range(arguments.rounds):
+            for mode in MODES.keys() - over:
+                began = time.monotonic()
+                found[mode].append(capped(mode, path, cap, place, arguments))
+                if "ended" in found[mode][-1] or time.monotonic() - began > arguments.seconds + 5:
+                    over.add(mode)
+        for mode, said in found.items():
             row = {"file": Path(path).name, "disk": disk, "share": share, "cap_bytes": cap, "program": mode}
-            said.pop("anonymous_bytes", None)
-            row |= {key: round(value, 2) if isinstance(value, float) else value for key, value in said.items()}
-            if "tokens_per_s" in said:
-                row["peak_bytes"] = group.peak()
-            group.remove()
-            if mode == "smidgen" and "tokens_per_s" in said and "tokens_per_s" in ours_free:
-                # No run can be faster than its disk, nor than one whose weights are all in memory.
-                reading = rate / max(said["bytes_read_per_token"], 1)
-                bound = min(reading, ours_free["tokens_per_s"])
-                row |= {"storage_bytes_per_s": int(rate), "bound_tokens_per_s": round(bound, 2),
-                        "of_bound": round(said["tokens_per_s"] / bound, 2)}
-            yield row
+            if ends := [one["ended"] for one in said if "ended" in one]:
+                yield row | {"ended": ends[0]}
+                continue
+            keys = [key for key in said[0] if key != "anonymous_bytes"]
+            row |= {key: number(middle(said, key)) for key in keys}
+            # The most, not the middle: a cap is kept or it is not.
+            row["peak_bytes"] = max(one["peak_bytes"] for one in said)
+            rates = [number(one["tokens_per_s"]) for one in said]
+            yield row | {"least": min(rates), "most": max(rates), "runs": len(said)}
+
+
+def number(value):
+    """A whole number, or one of two places."""
+    return round(value, 2) if value % 1 else int(value)
 
 
 def kept(arguments, rows_of):
@@ -313,7 +343,7 @@ def main():
     parser.add_argument("--disks", type=lambda text: text.split(","), default=["local", "50"])
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", action="store_true")
     arguments = parser.parse_args()

@@ -17,7 +17,7 @@ use smidgen_core::packed::{Layout, Plane, Table, unpack};
 use smidgen_core::quant::{Quantized, Rest, TYPES, Type, n_blocks};
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::Workers;
-use smidgen_host::weights::{DirectFile, Storage, window};
+use smidgen_host::weights::{DirectFile, Storage, Windows, windows};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,9 +30,6 @@ const COLUMNS: usize = 1024;
 const LEAST: Duration = Duration::from_millis(60);
 /// How long a file is read, at most.
 const MOST: Duration = Duration::from_secs(2);
-/// Bytes of a read, as those of the stream.
-const READ_BYTES: usize = 512 << 10;
-
 /// What was measured, as it is kept in a file: `smidgen.probe/1`, described in `docs/json.md`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Probe {
@@ -190,11 +187,13 @@ pub fn disk(path: &Path) -> String {
 pub fn storage_rate(path: &Path) -> Result<f64, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: cannot be read: {error}", path.display()));
     let mut file = DirectFile::open(path).map_err(host_failure)?;
-    let mut room = window(READ_BYTES).map_err(failed)?;
+    // Read as the stream does, whose windows are side by side.
+    let mut windows = windows(Windows::MOST.count, Windows::MOST.bytes).map_err(failed)?;
+    let room = &mut windows[0];
     let (mut at, mut n_read) = (0, 0u64);
     let began = Instant::now();
     while began.elapsed() < MOST {
-        let n = file.read_at(at, &mut room).map_err(failed)?;
+        let n = file.read_at(at, room).map_err(failed)?;
         n_read += n as u64;
         at += n as u64;
         if n < room.len() {

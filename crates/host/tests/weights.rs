@@ -88,7 +88,7 @@ fn with_parts<T>(
     let mut layers = vec![Layer::EMPTY; n_layers];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
     let residency = Residency::new(&model, &gguf, budget, false, outline.index());
-    let kept = Kept::read(&outline, &residency).unwrap();
+    let kept = Kept::read(&outline, &residency, 0).unwrap();
     let mut layers = vec![Layer::EMPTY; n_layers];
     let held = |tensor: &Tensor<'_>| kept.held(tensor).or_else(|| outline.held(tensor));
     let model = Model::partly_held(&gguf, &mut layers, &held).unwrap();
@@ -393,7 +393,7 @@ fn a_file_that_changes_before_its_weights_are_read_is_not_the_model_that_was_che
             // Some systems tell times only by some milliseconds.
             std::thread::sleep(Duration::from_millis(20));
             change(outline.path());
-            let error = Kept::read(outline, residency).unwrap_err().to_string();
+            let error = Kept::read(outline, residency, 0).unwrap_err().to_string();
             assert!(error.contains("was changed"), "{error}");
             outline.stream(residency).unwrap()
         };

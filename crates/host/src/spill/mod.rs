@@ -26,7 +26,7 @@ pub use storage::{SpillDisk, SpillStorage, first_on_disk};
 use storage::{read_exact_at, write_all_at};
 
 use crate::error::Error;
-use crate::weights::{PATIENCE, SECTOR, Window, window};
+use crate::weights::{PATIENCE, SECTOR, Window, window, windows};
 
 /// Heads whose rows are in memory at a time.
 const ROOMS: usize = 2;
@@ -97,8 +97,7 @@ impl SpillFile {
     /// When there is no memory or thread for it.
     pub fn over(path: PathBuf, mut storage: Box<dyn SpillStorage>, shape: &SpillShape) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::failed(&path, format!("cannot hold the cache: {error}"));
-        let rooms = (0..shape.n_heads().min(ROOMS)).map(|_| window(shape.room_bytes()));
-        let free = rooms.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        let free = windows(shape.n_heads().min(ROOMS), shape.room_bytes()).map_err(failed)?;
         let mut spare = window(SECTOR).map_err(failed)?;
         let (requests, asked) = sync_channel::<Request>(ROOMS);
         let (answered, answers) = sync_channel(ROOMS);

@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::parts::Part;
-use super::storage::{Stamp, Storage, Window, read_into};
+use super::storage::{Stamp, Storage, read_into};
+use super::window::Window;
 
 /// A reader calls little; a stack counts only as far as it is used.
 const STACK_BYTES: usize = 128 << 10;

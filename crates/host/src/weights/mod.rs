@@ -11,6 +11,7 @@ mod ring;
 mod room;
 mod storage;
 mod stream;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,10 +24,11 @@ pub(crate) use residency::READER_BYTES;
 pub use residency::{Range, Residency, Windows};
 pub use room::Caches;
 use storage::read_all;
-pub use storage::{DirectFile, SECTOR, Stamp, Storage, Window, read_into, window, window_bytes};
+pub use storage::{DirectFile, SECTOR, Stamp, Storage, read_into, window_bytes};
 pub(crate) use storage::{drop_cached, open_direct, read_at, write_at};
 pub(crate) use stream::PATIENCE;
 pub use stream::Stream;
+pub use window::{Window, window, windows};
 
 use crate::error::{Error, Flaw};
 use crate::image::Image;
@@ -34,8 +36,8 @@ use crate::packed::{self, Index, PackedFile};
 
 /// The part of a file that is read first to look for its header; it is enlarged by half until the header is in it.
 const HEADER_BYTES: u64 = 64 << 10;
-/// Rows that are kept are read through a window of at most this size, and no more than the stream will have.
-const LOAD_BYTES: usize = 512 << 10;
+/// Rows that are kept are read through a window of at most this size: a large page.
+const LOAD_BYTES: usize = 2 << 20;
 
 /// The header and the vectors of a GGUF file.
 #[derive(Debug)]
@@ -159,11 +161,12 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Reads what `residency` keeps of the file of `outline`.
+    /// Reads what `residency` keeps of the file of `outline`, in memory that will be the stream's, and `spare` bytes that somebody else
+    /// will have.
     ///
     /// # Errors
     /// A file that cannot be read, or no memory for it.
-    pub fn read(outline: &Outline, residency: &Residency) -> Result<Self, Error> {
+    pub fn read(outline: &Outline, residency: &Residency, spare: usize) -> Result<Self, Error> {
         let path = outline.path();
         let mut storage = outline.open_again(residency::UNPACK_BYTES)?;
         let stamp = outline.stamp;
@@ -182,7 +185,7 @@ impl Kept {
         places.sort_unstable();
         // At least a byte: there is no map of nothing.
         let mut pages = Image::pages(end.max(1) as u64).map_err(|error| error(path))?;
-        let room = (residency.windows().total() as usize).clamp(2 * SECTOR, LOAD_BYTES);
+        let room = (residency.windows().total() as usize).saturating_add(spare).clamp(2 * SECTOR, LOAD_BYTES);
         let mut room = window(room).map_err(|error| Error::reading(path, &error))?;
         for &(at, start, len) in &places {
             copy(storage.as_mut(), path, at, &mut pages[start..start + len], &mut room, &stamp)?;

@@ -16,11 +16,8 @@ use super::parts::Parts;
 use super::storage::{SECTOR, window_bytes};
 use crate::packed::{Index, PackedFile};
 
-/// Windows where memory allows: one with the engine, the others filled or being filled.
-const WINDOWS: usize = 4;
-/// Bytes of a window where memory allows: reads of this size reach the speed of the disks we know.
-const WINDOW_BYTES: usize = 512 << 10;
-/// The windows get at most this share of the memory for weights, as more of them would keep fewer weights.
+/// The windows get at most this share of the memory for weights or of what is streamed, whichever is more: larger ones are read faster,
+/// but keep fewer weights.
 const WINDOWS_SHARE: u64 = 8;
 /// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
 pub(crate) const READER_BYTES: u64 = 40 << 10;
@@ -111,7 +108,7 @@ impl Residency {
             // A window that holds less than a block would have it unpacked twice.
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
             let largest = tensors[..n_of_pass].iter().map(Stored::bytes).max().unwrap_or(0);
-            windows = choose_windows(rest, longest_row.max(block), largest);
+            windows = choose_windows(rest, of_pass - rest, longest_row.max(block), largest);
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
             // A share of rows would end within a block of a packed file, which would be read and unpacked for the rest of it.
             let share_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
@@ -202,6 +199,10 @@ impl Residency {
 }
 
 impl Windows {
+    /// Those where memory allows: one with the engine, the others filled or being filled, by reads that reach the speed of the disks we
+    /// know; together they have the size of a large page.
+    pub const MOST: Self = Windows { count: 4, bytes: 512 << 10 };
+
     /// None.
     const NONE: Self = Windows { count: 0, bytes: SECTOR };
 
@@ -270,14 +271,17 @@ fn tensors_in_order(model: &Model<'_>, gguf: &Gguf<'_>) -> (Vec<Stored>, usize) 
     (tensors, n_of_pass)
 }
 
-/// Windows for `rest` bytes of memory: large ones where there is room, though no larger than a tensor of at most `largest` bytes fills,
-/// and in any case two that hold the longest row.
-fn choose_windows(rest: u64, longest_row: usize, largest: u64) -> Windows {
+/// Windows for `rest` bytes of memory when about `streamed` are not kept: large ones where there is room, though no larger than a tensor
+/// of at most `largest` bytes fills, and in any case two that hold the longest row.
+fn choose_windows(rest: u64, streamed: u64, longest_row: usize, largest: u64) -> Windows {
     let least = window_bytes(longest_row);
-    let most = usize::try_from(largest).map_or(WINDOW_BYTES, |largest| window_bytes(largest).min(WINDOW_BYTES));
-    let share = usize::try_from(rest / WINDOWS_SHARE).unwrap_or(usize::MAX);
-    let bytes = (share / WINDOWS / SECTOR * SECTOR).min(most).max(least);
-    Windows { count: if share / bytes < WINDOWS { 2 } else { WINDOWS }, bytes }
+    let most =
+        usize::try_from(largest).map_or(Windows::MOST.bytes, |largest| window_bytes(largest).min(Windows::MOST.bytes));
+    let half = rest.saturating_sub(Windows::MOST.n_readers() as u64 * READER_BYTES) / 2;
+    let share = (rest / WINDOWS_SHARE).max((streamed / WINDOWS_SHARE).min(half));
+    let share = usize::try_from(share).unwrap_or(usize::MAX);
+    let bytes = (share / Windows::MOST.count / SECTOR * SECTOR).min(most).max(least);
+    Windows { count: if share / bytes < Windows::MOST.count { 2 } else { Windows::MOST.count }, bytes }
 }
 
 /// Holds rows of the tensors of a pass, so that what is streamed is spread over it: of those of which the streamed share of rows has

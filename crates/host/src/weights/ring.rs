@@ -10,7 +10,8 @@ use io_uring::{IoUring, opcode};
 
 use super::ahead::{Ahead, Answer, Silence};
 use super::parts::Part;
-use super::storage::{SECTOR, Stamp, Storage, Window, read_at, read_into, same_file, window};
+use super::storage::{SECTOR, Stamp, Storage, read_at, read_into, same_file};
+use super::window::{Window, window};
 
 /// How long requests that nobody wants any more are waited for.
 const FAREWELL: Duration = Duration::from_secs(1);

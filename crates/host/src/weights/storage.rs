@@ -206,17 +206,6 @@ pub(crate) fn write_at(mut file: &File, at: u64, bytes: &[u8]) -> io::Result<usi
     file.write(bytes)
 }
 
-/// Whole pages of our own, where sectors may be read to.
-pub type Window = memmap2::MmapMut;
-
-/// A window of at least `len` bytes.
-///
-/// # Errors
-/// When there is no memory for it.
-pub fn window(len: usize) -> io::Result<Window> {
-    Window::map_anon(len.next_multiple_of(SECTOR))
-}
-
 /// Bytes of a window that has room for any `len` bytes of a file, wherever they begin in a sector.
 pub fn window_bytes(len: usize) -> usize {
     len.next_multiple_of(SECTOR) + SECTOR

@@ -20,7 +20,8 @@ use super::ahead::{Ahead, Answer, Silence, Sources, start};
 use super::parts::{Parts, Place};
 use super::residency::{Range, Windows};
 use super::room::Caches;
-use super::storage::{Stamp, Storage, Window, read_into, window, window_bytes};
+use super::storage::{Stamp, Storage, read_into, window_bytes};
+use super::window::{self, Window};
 use crate::error::Error;
 use crate::image::{Pages, zeroed};
 
@@ -78,8 +79,8 @@ impl Stream {
     ) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::failed(path, format!("cannot be streamed: {error}"));
         let ahead = start(ahead, tries_ring, expected, windows.count).map_err(failed)?;
-        let free = (0..windows.count).map(|_| window(windows.bytes)).collect::<io::Result<_>>().map_err(failed)?;
-        let row = window(window_bytes(longest_row)).map_err(failed)?;
+        let free = window::windows(windows.count, windows.bytes).map_err(failed)?;
+        let row = window::window(window_bytes(longest_row)).map_err(failed)?;
         let pending = VecDeque::with_capacity(windows.count);
         let parts = Parts::new(ranges, windows.bytes);
         let state = State {
