@@ -190,10 +190,9 @@ pub fn with_session<R>(
             let planned = planned(&source.model(&gguf, &mut vec![Layer::EMPTY; n_layers])?)?;
             // What opens a model and plans for it is not needed to load it.
             smidgen_host::pages::release_program();
-            let residency = planned.2.residency.as_ref();
             // The engine's memory comes later.
-            let read = |parts| Kept::read(outline, parts, planned.1.arena_bytes());
-            kept = residency.map(read).transpose().map_err(host_failure)?;
+            let (residency, spare) = (planned.2.residency.as_ref(), planned.1.arena_bytes());
+            kept = residency.map(|parts| Kept::read(outline, parts, spare)).transpose().map_err(host_failure)?;
             let kept = |tensor: &Tensor<'_>| kept.as_ref().and_then(|kept| kept.held(tensor));
             let held = |tensor: &Tensor<'_>| kept(tensor).or_else(|| outline.held(tensor));
             (Model::partly_held(&gguf, &mut layers, &held).map_err(|error| source.refused(error))?, planned)
