@@ -9,7 +9,7 @@ the kernel's own throttle (blkio.throttle.read_bps_device) at 50 MB/s, a Raspber
 the page cache, and llama.cpp enters its cgroup after its libraries are loaded, so that only what the model takes is counted. Both
 decode greedily with one thread and exact (F32) caches of 256 tokens, for --seconds or two tokens at least; rates are of the tokens
 after the first, and medians of --rounds in which the programs take turns (a run that takes longer than --seconds and five is not repeated).
-Every run of smidgen is held against its bound: the disk's rate, measured before and after the run, and a run without a cap just before it;
+Every run of smidgen is held against its bound: the disk's rate, measured before and after the run, and a run without a cap of the same round;
 "of_bound" is the median of the runs' shares. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was
 measured, bytes by the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and
 what does not fit in --minutes has none but is counted. With `--alone` only smidgen runs, at each cap of a share of the file and
@@ -221,7 +221,7 @@ def alone(arguments, path, disk):
             if share is None:
                 free[kind] = said[-1]
             rates += [said[-1]["storage_bytes_per_s"]] if "storage_bytes_per_s" in said[-1] else []
-    rate = statistics.median(rates)
+    rate = statistics.median(rates or [0])
     for share in arguments.shares:
         row = {"file": Path(path).name, "disk": disk, "share": share, "storage_bytes_per_s": int(rate)}
         for kind in kinds:
@@ -251,8 +251,9 @@ def bounded(path, cap, free, place, arguments, prompt=PROMPT):
     rate = storage_rate(arguments, path, *place)
     group = Group(cap, *place)
     forget(path)
+    began = time.monotonic()
     said = ours(group, path, cap, rate, arguments, prompt)
-    said["peak_bytes"] = group.peak()
+    said |= {"seconds": time.monotonic() - began, "peak_bytes": group.peak()}
     group.remove()
     if free and "tokens_per_s" in said and "tokens_per_s" in free:
         rate = (rate + storage_rate(arguments, path, *place)) / 2
@@ -268,8 +269,9 @@ def capped(mode, path, cap, place, arguments):
         return bounded(path, cap, bounded(path, None, None, (place[0], "local"), arguments), place, arguments)
     group = Group(cap, *place)
     forget(path)
+    began = time.monotonic()
     said = theirs(group, MODES[mode][0], path, arguments)
-    said["peak_bytes"] = group.peak()
+    said |= {"seconds": time.monotonic() - began, "peak_bytes": group.peak()}
     group.remove()
     return said
 
@@ -287,17 +289,16 @@ def measure(arguments, path, disk):
         cap = os.stat(path).st_size * share // 100 + fixed
         found, over = {mode: [] for mode in MODES}, set()
         for _ in range(arguments.rounds):
-            for mode in MODES.keys() - over:
-                began = time.monotonic()
+            for mode in [mode for mode in MODES if mode not in over]:
                 found[mode].append(capped(mode, path, cap, place, arguments))
-                if "ended" in found[mode][-1] or time.monotonic() - began > arguments.seconds + 5:
+                if "ended" in found[mode][-1] or found[mode][-1]["seconds"] > arguments.seconds + 5:
                     over.add(mode)
         for mode, said in found.items():
             row = {"file": Path(path).name, "disk": disk, "share": share, "cap_bytes": cap, "program": mode}
             if ends := [one["ended"] for one in said if "ended" in one]:
                 yield row | {"ended": ends[0]}
                 continue
-            keys = [key for key in said[0] if key != "anonymous_bytes"]
+            keys = [key for key in said[0] if key not in ("anonymous_bytes", "seconds")]
             row |= {key: number(middle(said, key)) for key in keys}
             # The most, not the middle: a cap is kept or it is not.
             row["peak_bytes"] = max(one["peak_bytes"] for one in said)

@@ -30,6 +30,7 @@ const COLUMNS: usize = 1024;
 const LEAST: Duration = Duration::from_millis(60);
 /// How long a file is read, at most.
 const MOST: Duration = Duration::from_secs(2);
+
 /// What was measured, as it is kept in a file: `smidgen.probe/1`, described in `docs/json.md`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Probe {

@@ -88,7 +88,7 @@ fn with_parts<T>(
     let mut layers = vec![Layer::EMPTY; n_layers];
     let model = Model::partly_held(&gguf, &mut layers, &|tensor| outline.held(tensor)).unwrap();
     let residency = Residency::new(&model, &gguf, budget, false, outline.index());
-    let kept = Kept::read(&outline, &residency, 0).unwrap();
+    let kept = Kept::read(&outline, &residency, 100_000).unwrap();
     let mut layers = vec![Layer::EMPTY; n_layers];
     let held = |tensor: &Tensor<'_>| kept.held(tensor).or_else(|| outline.held(tensor));
     let model = Model::partly_held(&gguf, &mut layers, &held).unwrap();

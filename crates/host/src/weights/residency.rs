@@ -108,7 +108,9 @@ impl Residency {
             // A window that holds less than a block would have it unpacked twice.
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
             let largest = tensors[..n_of_pass].iter().map(Stored::bytes).max().unwrap_or(0);
-            windows = choose_windows(rest, of_pass - rest, longest_row.max(block), largest);
+            // Readers of a packed file have windows of their own beside these, and wait for their unpacking.
+            let streamed = if index.is_some() { 0 } else { of_pass - rest };
+            windows = choose_windows(rest, streamed, longest_row.max(block), largest);
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
             // A share of rows would end within a block of a packed file, which would be read and unpacked for the rest of it.
             let share_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
@@ -324,5 +326,29 @@ fn hold_spread(tensors: &mut [&mut Stored], budget: u64) {
     for tensor in tensors.iter_mut().filter(|tensor| tensor.held == 0) {
         tensor.held = (left / tensor.row_bytes).min(tensor.n_rows);
         left -= tensor.held * tensor.row_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_fit_and_grow_with_the_memory_for_weights() {
+        for streamed in [0, 1 << 20, 100 << 20] {
+            for longest_row in [100, 5000] {
+                let mut before = 0;
+                for rest in (0..20 << 20).step_by(40_093) {
+                    let windows = choose_windows(rest, streamed, longest_row, 1 << 20);
+                    let are_least = windows == Windows { count: 2, bytes: window_bytes(longest_row) };
+                    assert!(are_least || windows.with_readers() <= rest, "{windows:?} in {rest}");
+                    assert!(windows.total() >= before, "{windows:?} in {rest}");
+                    before = windows.total();
+                }
+                assert_eq!(before, Windows::MOST.total());
+            }
+        }
+        let few = |streamed| choose_windows(5 << 20, streamed, 100, 1 << 20);
+        assert!(few(100 << 20) == Windows::MOST && few(1 << 20).total() < 1 << 20, "larger where more is streamed");
     }
 }

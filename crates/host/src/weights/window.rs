@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 use super::storage::SECTOR;
 
@@ -23,8 +23,8 @@ const LARGE_PAGE: usize = 2 << 20;
 pub struct Window {
     start: NonNull<u8>,
     len: usize,
-    /// What they belong to; it goes with its last window.
-    _pages: Arc<MmapMut>,
+    /// What they belong to, which nobody looks at; it goes with its last window.
+    _pages: Arc<MmapRaw>,
 }
 
 // SAFETY: a window is the only way to its bytes, as a `Box<[u8]>` is.
@@ -47,9 +47,10 @@ pub fn window(len: usize) -> io::Result<Window> {
 /// When there is no memory for them.
 pub fn windows(count: usize, len: usize) -> io::Result<Vec<Window>> {
     let len = len.max(1).next_multiple_of(SECTOR);
-    let (mut pages, begins) = map(count.max(1) * len)?;
+    let all = count.max(1).checked_mul(len).ok_or(io::ErrorKind::OutOfMemory)?;
+    let (mut pages, begins) = map(all)?;
     let starts: Vec<_> = pages[begins..].chunks_exact_mut(len).take(count).map(NonNull::from).collect();
-    let pages = Arc::new(pages);
+    let pages = Arc::new(MmapRaw::from(pages));
     let window = |bytes: NonNull<[u8]>| Window { start: bytes.cast(), len, _pages: Arc::clone(&pages) };
     Ok(starts.into_iter().map(window).collect())
 }
@@ -139,10 +140,14 @@ mod tests {
         let all = windows(4, LARGE_PAGE / 4).unwrap();
         let begins = all[0].as_ptr().addr();
         assert!(begins.is_multiple_of(LARGE_PAGE), "{begins:x}");
-        // The mapping begins there, since only what the windows have was given the advice ("hg").
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mapping = smaps.split_once(&format!("{begins:08x}-")).unwrap().1;
-        let flags = mapping.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+        let range = |line: &str| {
+            let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+            let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).ok());
+            Some(start?..end?)
+        };
+        let mut lines = smaps.lines().skip_while(|line| !range(line).is_some_and(|range| range.contains(&begins)));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
         assert!(flags.contains(" hg"), "{flags}");
     }
 }
