@@ -356,7 +356,7 @@ def main():
         subprocess.run([arguments.smidgen, "probe", arguments.files[0], "-t", "1"], check=True, capture_output=True)
         rows = kept(arguments, alone if arguments.alone else measure)
     if arguments.alone:
-        show("python tools/bench_ram.py target/release/smidgen FILE... --alone", machine(), rows)
+        show(f"python tools/bench_ram.py target/release/smidgen FILE... --alone --rounds {arguments.rounds}", machine(), rows)
         return
     try:
         beside = peer_version()

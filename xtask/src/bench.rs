@@ -99,7 +99,7 @@ pub(crate) fn ram(report: &mut Report) {
     };
     let capped = files(&CAPPED);
     let flags = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let alone = flags(&["--alone", "--disks", "local", "--seconds", "6", "--minutes", "12"]);
+    let alone = flags(&["--alone", "--disks", "local", "--seconds", "6", "--minutes", "14", "--rounds", "5"]);
     report.step("bench: against the bound", |_| {
         record("tools/bench_ram.py", &[&capped[..], &alone].concat(), "ram-bound")
     });
