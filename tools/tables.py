@@ -1,6 +1,6 @@
 """Writes the tables of the documents anew from a record (`cargo xtask bench` does so with each record that it makes).
 
-    python tools/tables.py bench/record/2026-11-29-ram.json
+    python tools/tables.py bench/record/2026-11-30-ram.json
 
 A table stands between `<!-- figures: bench/record/DATE-WHAT.json -->` and `<!-- end of figures -->`. Those whose WHAT is that of the
 record get its rows and name it; their heads, and every other line, stay as they are.
