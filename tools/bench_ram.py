@@ -19,6 +19,7 @@ what does not fit in --minutes has none but is counted. With `--alone` only smid
 import argparse
 import ctypes
 import json
+import math
 import os
 import re
 import resource
@@ -163,7 +164,7 @@ def ours(group, path, cap, rate, arguments, prompt=PROMPT):
         return {"ended": ended(planned)}
     plan = json.loads(planned.stdout)
     most = arguments.seconds * rate / max(plan["streamed_bytes"], 1)
-    n_tokens = max(2, min(arguments.tokens, int(most)))
+    n_tokens = max(2, int(min(arguments.tokens, most)))
     words = [arguments.smidgen, "run", path, "--ids", ids, "--temp", "0", "--ignore-eos", *flags, "-n", str(n_tokens + 1)]
     started = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = group.run(words)
@@ -246,15 +247,22 @@ def middle(said, key):
     return statistics.median(values) if values else None
 
 
-def bounded(path, cap, free, place, arguments, prompt=PROMPT):
-    """One run of smidgen, held against its bound: the disk's rate, measured before and after it, and the run without a cap, `free`."""
-    rate = storage_rate(arguments, path, *place)
+def timed(path, cap, place, run):
+    """What `run` says in a group of its own, with how long it took and its peak; the file is not in the page cache before."""
     group = Group(cap, *place)
     forget(path)
     began = time.monotonic()
-    said = ours(group, path, cap, rate, arguments, prompt)
+    said = run(group)
     said |= {"seconds": time.monotonic() - began, "peak_bytes": group.peak()}
     group.remove()
+    return said
+
+
+def bounded(path, cap, free, place, arguments, prompt=PROMPT):
+    """One run of smidgen, held against its bound: the disk's rate, measured before and after it, and the run without a cap, `free`."""
+    # Without a cap nothing is read for a token.
+    rate = storage_rate(arguments, path, *place) if cap else math.inf
+    said = timed(path, cap, place, lambda group: ours(group, path, cap, rate, arguments, prompt))
     if free and "tokens_per_s" in said and "tokens_per_s" in free:
         rate = (rate + storage_rate(arguments, path, *place)) / 2
         # No run can be faster than its disk, nor than one whose weights are all in memory.
@@ -267,13 +275,7 @@ def capped(mode, path, cap, place, arguments):
     """One run of a program under a cap; of smidgen after one without."""
     if mode == "smidgen":
         return bounded(path, cap, bounded(path, None, None, (place[0], "local"), arguments), place, arguments)
-    group = Group(cap, *place)
-    forget(path)
-    began = time.monotonic()
-    said = theirs(group, MODES[mode][0], path, arguments)
-    said |= {"seconds": time.monotonic() - began, "peak_bytes": group.peak()}
-    group.remove()
-    return said
+    return timed(path, cap, place, lambda group: theirs(group, MODES[mode][0], path, arguments))
 
 
 def measure(arguments, path, disk):
@@ -356,7 +358,8 @@ def main():
         subprocess.run([arguments.smidgen, "probe", arguments.files[0], "-t", "1"], check=True, capture_output=True)
         rows = kept(arguments, alone if arguments.alone else measure)
     if arguments.alone:
-        show(f"python tools/bench_ram.py target/release/smidgen FILE... --alone --rounds {arguments.rounds}", machine(), rows)
+        options = f"--alone --disks {','.join(arguments.disks)} --seconds {arguments.seconds:g} --rounds {arguments.rounds}"
+        show(f"python tools/bench_ram.py target/release/smidgen FILE... {options}", machine(), rows)
         return
     try:
         beside = peer_version()

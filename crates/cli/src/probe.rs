@@ -17,7 +17,7 @@ use smidgen_core::packed::{Layout, Plane, Table, unpack};
 use smidgen_core::quant::{Quantized, Rest, TYPES, Type, n_blocks};
 use smidgen_core::simd::Isa;
 use smidgen_core::workers::Workers;
-use smidgen_host::weights::{DirectFile, Storage, Windows, windows};
+use smidgen_host::weights::{DirectFile, Storage, Windows, window};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -188,9 +188,9 @@ pub fn disk(path: &Path) -> String {
 pub fn storage_rate(path: &Path) -> Result<f64, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: cannot be read: {error}", path.display()));
     let mut file = DirectFile::open(path).map_err(host_failure)?;
-    // Read as the stream does, whose windows are side by side.
-    let mut windows = windows(Windows::MOST.count, Windows::MOST.bytes).map_err(failed)?;
-    let room = &mut windows[0];
+    // Into one of the windows of a stream.
+    let mut windows = window(Windows::MOST.total() as usize).map_err(failed)?;
+    let room = &mut windows[..Windows::MOST.bytes];
     let (mut at, mut n_read) = (0, 0u64);
     let began = Instant::now();
     while began.elapsed() < MOST {

@@ -28,7 +28,8 @@ pub use storage::{DirectFile, SECTOR, Stamp, Storage, read_into, window_bytes};
 pub(crate) use storage::{drop_cached, open_direct, read_at, write_at};
 pub(crate) use stream::PATIENCE;
 pub use stream::Stream;
-pub use window::{Window, window, windows};
+pub(crate) use window::windows;
+pub use window::{Window, window};
 
 use crate::error::{Error, Flaw};
 use crate::image::Image;
@@ -36,8 +37,6 @@ use crate::packed::{self, Index, PackedFile};
 
 /// The part of a file that is read first to look for its header; it is enlarged by half until the header is in it.
 const HEADER_BYTES: u64 = 64 << 10;
-/// Rows that are kept are read through a window of at most this size: a large page.
-const LOAD_BYTES: usize = 2 << 20;
 
 /// The header and the vectors of a GGUF file.
 #[derive(Debug)]
@@ -185,8 +184,10 @@ impl Kept {
         places.sort_unstable();
         // At least a byte: there is no map of nothing.
         let mut pages = Image::pages(end.max(1) as u64).map_err(|error| error(path))?;
-        let room = (residency.windows().total() as usize).saturating_add(spare).clamp(2 * SECTOR, LOAD_BYTES);
-        let mut room = window(room).map_err(|error| Error::reading(path, &error))?;
+        // Through one large page where there is room for it.
+        let room = residency.windows().total().saturating_add(spare as u64);
+        let room = room.clamp(2 * SECTOR as u64, Windows::MOST.total());
+        let mut room = window(room as usize).map_err(|error| Error::reading(path, &error))?;
         for &(at, start, len) in &places {
             copy(storage.as_mut(), path, at, &mut pages[start..start + len], &mut room, &stamp)?;
         }

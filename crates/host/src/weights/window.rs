@@ -45,7 +45,7 @@ pub fn window(len: usize) -> io::Result<Window> {
 ///
 /// # Errors
 /// When there is no memory for them.
-pub fn windows(count: usize, len: usize) -> io::Result<Vec<Window>> {
+pub(crate) fn windows(count: usize, len: usize) -> io::Result<Vec<Window>> {
     let len = len.max(1).next_multiple_of(SECTOR);
     let all = count.max(1).checked_mul(len).ok_or(io::ErrorKind::OutOfMemory)?;
     let (mut pages, begins) = map(all)?;
