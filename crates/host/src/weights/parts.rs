@@ -68,9 +68,7 @@ impl Parts {
     /// each, and whole groups of rows where a window has room for one; the first ends where a group does.
     fn rows(&self, range: &Range) -> (usize, usize) {
         let Range { row_bytes, n_rows, group_rows, lead_rows, .. } = *range;
-        let most = (self.window_bytes.saturating_sub(SECTOR) / row_bytes).max(1);
-        let group = if group_rows <= most { group_rows } else { 1 };
-        let rows = n_rows.div_ceil(n_rows.div_ceil(most / group * group)).next_multiple_of(group);
+        let (rows, group) = rows_of_read(n_rows, row_bytes, group_rows, self.window_bytes);
         (if lead_rows > 0 && group > 1 { lead_rows + rows - group } else { rows }, rows)
     }
 
@@ -138,6 +136,14 @@ impl Parts {
     pub(super) fn below(&self, ranks: u32) -> impl Iterator<Item = Part> {
         self.ranked().take_while(move |&(rank, _)| rank < ranks).map(|(_, part)| part)
     }
+}
+
+/// Rows of each read when `n_rows` of them are read through windows of `window_bytes`, about the same number in each; and the rows that are
+/// read together: `group_rows` where a window has room for a group.
+pub(super) fn rows_of_read(n_rows: usize, row_bytes: usize, group_rows: usize, window_bytes: usize) -> (usize, usize) {
+    let most = (window_bytes.saturating_sub(SECTOR) / row_bytes).max(1);
+    let group = if group_rows <= most { group_rows } else { 1 };
+    (n_rows.div_ceil(n_rows.div_ceil(most / group * group)).next_multiple_of(group), group)
 }
 
 #[cfg(test)]

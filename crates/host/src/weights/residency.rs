@@ -1,7 +1,8 @@
 //! What of a model's weights is in memory, when not everything can be.
 //!
 //! Every byte of a matrix is read once for a pass, so all are equally hot, and those are kept that leave the streamed ones evenly
-//! spread over it, so that the reader works while kept ones are multiplied: whole tensors, and of large ones their share of rows.
+//! spread over it, so that the reader works while kept ones are multiplied, and in reads that fill their windows, since a disk takes its
+//! time for every read: of each tensor as many whole reads as are due are streamed, and tensors that are short ones only when all others are.
 //! Only a command that reads the logits of every position needs the output matrix once for each token of a batch; for it that one
 //! is kept first. The embedding, where it is not the output matrix too, is read row by row, and kept only when everything else is.
 
@@ -12,13 +13,15 @@ use smidgen_core::gguf::{Gguf, Tensor};
 use smidgen_core::model::Model;
 use smidgen_core::ops::matmul::Matrix;
 
-use super::parts::Parts;
+use super::parts::{Parts, rows_of_read};
 use super::storage::{SECTOR, window_bytes};
 use crate::packed::{Index, PackedFile};
 
 /// The windows get at most this share of the memory for weights or of what is streamed, whichever is more: larger ones are read faster,
 /// but keep fewer weights.
 const WINDOWS_SHARE: u64 = 8;
+/// Tensors that are read in less than half a window are held first if they are at most this share of what could be streamed.
+const SHORT_SHARE: u64 = 8;
 /// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
 pub(crate) const READER_BYTES: u64 = 40 << 10;
 
@@ -103,7 +106,7 @@ impl Residency {
             tensors.iter_mut().for_each(|tensor| tensor.held = tensor.n_rows);
         } else if of_pass <= rest {
             tensors[..n_of_pass].iter_mut().for_each(|tensor| tensor.held = tensor.n_rows);
-            hold_spread(&mut tensors[n_of_pass..].iter_mut().collect::<Vec<_>>(), rest - of_pass);
+            hold_spread(&mut tensors[n_of_pass..].iter_mut().collect::<Vec<_>>(), rest - of_pass, usize::MAX);
         } else {
             // A window that holds less than a block would have it unpacked twice.
             let block = index.as_ref().map_or(0, |index| index.largest_block().0);
@@ -113,8 +116,8 @@ impl Residency {
             windows = choose_windows(rest, streamed, longest_row.max(block), largest);
             let readers = windows.with_readers() + unpacking(windows, true) - unpacking(Windows::NONE, true);
             // A share of rows would end within a block of a packed file, which would be read and unpacked for the rest of it.
-            let share_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
-            hold_of_pass(&mut tensors[..n_of_pass], rest.saturating_sub(readers), each, share_bytes);
+            let read_bytes = if index.is_some() { usize::MAX } else { windows.bytes };
+            hold_of_pass(&mut tensors[..n_of_pass], rest.saturating_sub(readers), each, read_bytes);
         }
         let streamed = model
             .matrices()
@@ -286,10 +289,10 @@ fn choose_windows(rest: u64, streamed: u64, longest_row: usize, largest: u64) ->
     Windows { count: if share / bytes < Windows::MOST.count { 2 } else { Windows::MOST.count }, bytes }
 }
 
-/// Holds rows of the tensors of a pass, so that what is streamed is spread over it: of those of which the streamed share of rows has
-/// `share_bytes` that share, others whole or not at all. The last is the output matrix: if it is read at `each` position, as much as
-/// there is room for is held of it first.
-fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, share_bytes: usize) {
+/// Holds rows of the tensors of a pass worth at most `budget` bytes. The last is the output matrix: if it is read at `each` position,
+/// as much as there is room for is held of it first. Tensors of less than half of `read_bytes` are held before the others, unless they are
+/// so much that streaming the others alone would not be spread over the pass.
+fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, read_bytes: usize) {
     let n_first = if each { tensors.len().min(1) } else { 0 };
     let (others, first) = tensors.split_at_mut(tensors.len() - n_first);
     for output in first {
@@ -297,36 +300,37 @@ fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, share_bytes
         budget -= output.held * output.row_bytes;
     }
     let all: u64 = others.iter().map(Stored::bytes).sum();
-    let budget = budget.min(all);
-    let share = |tensor: &Stored| (u128::from(tensor.bytes()) * u128::from(budget) / u128::from(all.max(1))) as u64;
-    let fills = |tensor: &Stored| tensor.bytes() - share(tensor) >= share_bytes as u64;
-    let (large, mut small): (Vec<_>, Vec<_>) = others.iter_mut().partition(|tensor| fills(tensor));
-    let mut left = budget;
-    for tensor in large {
-        tensor.held = share(tensor) / tensor.row_bytes;
-        left -= tensor.held * tensor.row_bytes;
+    let (mut short, mut long): (Vec<_>, Vec<_>) =
+        others.iter_mut().partition(|tensor| tensor.bytes() < read_bytes as u64 / 2);
+    if short.iter().map(|tensor| tensor.bytes()).sum::<u64>() <= all / SHORT_SHARE {
+        budget -= hold_spread(&mut short, budget, read_bytes);
+        hold_spread(&mut long, budget, read_bytes);
+    } else {
+        hold_spread(&mut others.iter_mut().collect::<Vec<_>>(), budget, read_bytes);
     }
-    hold_spread(&mut small, left);
 }
 
-/// Holds whole tensors worth `budget` bytes, evenly spread (Bresenham's line), and with what is left rows of those that are not.
-fn hold_spread(tensors: &mut [&mut Stored], budget: u64) {
+/// Holds rows worth at most `budget` bytes, and says how many bytes these are: all but whole reads of about `read_bytes` each, which
+/// are evenly spread (Bresenham's line), and what is less than a read of the last tensors. Where three matrices share a tensor (gpt2) what
+/// is streamed of it is read for each of them.
+fn hold_spread(tensors: &mut [&mut Stored], budget: u64, read_bytes: usize) -> u64 {
     let all: u64 = tensors.iter().map(|tensor| tensor.bytes()).sum();
-    let mut left = budget.min(all);
-    let (mut seen, mut held) = (0u128, 0u128);
+    let least = all.saturating_sub(budget);
+    let (mut seen, mut streamed) = (0, 0);
     for tensor in tensors.iter_mut() {
-        seen += u128::from(tensor.bytes());
-        let due = seen * u128::from(budget.min(all)) / u128::from(all.max(1));
-        if held + u128::from(tensor.bytes()) <= due {
-            tensor.held = tensor.n_rows;
-            held += u128::from(tensor.bytes());
-            left -= tensor.bytes();
-        }
+        seen += tensor.bytes();
+        let due = (u128::from(seen) * u128::from(least) / u128::from(all)) as u64 - streamed;
+        let rows = rows_of_read(tensor.n_rows as usize, tensor.row_bytes as usize, 1, read_bytes).0 as u64;
+        let n_rows = (due / (rows * tensor.row_bytes) * rows).min(tensor.n_rows);
+        tensor.held = tensor.n_rows - n_rows;
+        streamed += n_rows * tensor.row_bytes;
     }
-    for tensor in tensors.iter_mut().filter(|tensor| tensor.held == 0) {
-        tensor.held = (left / tensor.row_bytes).min(tensor.n_rows);
-        left -= tensor.held * tensor.row_bytes;
+    for tensor in tensors.iter_mut().rev() {
+        let n_rows = least.saturating_sub(streamed).div_ceil(tensor.row_bytes).min(tensor.held);
+        tensor.held -= n_rows;
+        streamed += n_rows * tensor.row_bytes;
     }
+    all - streamed
 }
 
 #[cfg(test)]
@@ -350,5 +354,34 @@ mod tests {
         }
         let few = |streamed| choose_windows(5 << 20, streamed, 100, 1 << 20);
         assert!(few(100 << 20) == Windows::MOST && few(1 << 20).total() < 1 << 20, "larger where more is streamed");
+    }
+
+    #[test]
+    fn what_is_streamed_is_spread_and_fills_its_windows() {
+        const READ: usize = 64_000 + SECTOR;
+        let stored = |n_rows| Stored { at: 0, row_bytes: 1000, n_rows, held: 0 };
+        let streamed = |tensors: &[Stored]| tensors.iter().map(|t| t.bytes() - t.held * 1000).sum::<u64>();
+        // Reads of 50 rows, of 20, and of 60.
+        let all: Vec<Stored> = (0..90).map(|i| stored([200, 20, 60][i % 3])).collect();
+        let total: u64 = all.iter().map(Stored::bytes).sum();
+        for budget in (0..=total + 99_999).step_by(77_777) {
+            let mut tensors = all.clone();
+            hold_of_pass(&mut tensors, budget, false, READ);
+            let least = total.saturating_sub(budget);
+            assert!((least..least + 1000).contains(&streamed(&tensors)), "{} of {least}", streamed(&tensors));
+            for third in tensors.chunks(30) {
+                assert!(streamed(third).abs_diff(least / 3) <= 150_000, "{budget}: {}", streamed(third));
+            }
+            let is_whole = |t: &Stored| (t.n_rows - t.held).is_multiple_of(if t.n_rows == 200 { 50 } else { t.n_rows });
+            assert!(tensors.iter().filter(|t| !is_whole(t)).count() <= 2, "{budget}: {tensors:?}");
+            let n_short = tensors.iter().filter(|t| t.n_rows == 20 && t.held < 20).count();
+            assert!(n_short <= 1 || tensors.iter().all(|t| t.n_rows == 20 || t.held == 0), "{budget}: {tensors:?}");
+        }
+        let mut tensors = all;
+        hold_of_pass(&mut tensors, 1_000_000, false, usize::MAX);
+        let n_partial = tensors.iter().filter(|t| t.held > 0 && t.held < t.n_rows).count();
+        let least = total - 1_000_000;
+        assert!(n_partial <= 2 && (least..least + 1000).contains(&streamed(&tensors)), "whole tensors");
+        assert!(tensors.chunks(30).all(|third| streamed(third).abs_diff(least / 3) <= 300_000), "{tensors:?}");
     }
 }
