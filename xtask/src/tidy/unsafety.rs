@@ -13,7 +13,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/host/src/image.rs", "files mapped into memory"),
     ("crates/host/src/heap.rs", "an allocator"),
     ("crates/host/src/pages.rs", "pages given back to the system"),
-    ("crates/host/src/weights/window.rs", "one large page shared by several windows"),
+    ("crates/host/src/weights/window.rs", "one large page shared by several windows, and stores past the caches"),
     ("crates/host/src/weights/ring.rs", "memory lent to the system while it reads"),
     ("crates/host/src/threads.rs", "a job lent to threads until they are done"),
     ("ports/", "machines without an operating system under them"),

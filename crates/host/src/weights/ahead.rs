@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::parts::Part;
 use super::storage::{Stamp, Storage, read_into};
@@ -22,6 +22,10 @@ struct Request {
 pub(super) struct Answer {
     pub window: Window,
     pub begins: io::Result<usize>,
+    /// How long the disk took to write to the window, where somebody looked.
+    pub took: Option<Duration>,
+    /// Whether it had to be waited for, if so.
+    pub is_late: bool,
 }
 
 /// Why there is no answer.
@@ -109,10 +113,14 @@ impl Ahead for Readers {
 
     fn answer(&mut self, patience: Duration) -> Result<Answer, Silence> {
         let reader = self.asked.front().and_then(|&reader| self.readers.get(reader)).ok_or(Silence::Ended)?;
-        let answer = reader.answers.recv_timeout(patience).map_err(|error| match error {
+        let waited = |error| match error {
             RecvTimeoutError::Timeout => Silence::Timeout,
             RecvTimeoutError::Disconnected => Silence::Ended,
-        })?;
+        };
+        let answer = match reader.answers.try_recv() {
+            Ok(answer) => answer,
+            Err(_) => Answer { is_late: true, ..reader.answers.recv_timeout(patience).map_err(waited)? },
+        };
         self.asked.pop_front();
         Ok(answer)
     }
@@ -130,10 +138,13 @@ impl Reader {
 }
 
 /// A reader's life: fill windows until nobody wants them any more.
-fn read(mut storage: Box<dyn Storage>, expected: &Stamp, asked: &Receiver<Request>, answered: &SyncSender<Answer>) {
-    while let Ok(Request { part, mut window }) = asked.recv() {
+fn read(mut storage: Box<dyn Storage>, expected: &Stamp, requests: &Receiver<Request>, answered: &SyncSender<Answer>) {
+    while let Ok(Request { part, mut window }) = requests.recv() {
+        let began = Instant::now();
         let begins = read_into(storage.as_mut(), (part.at, part.len), &mut window, expected);
-        if answered.send(Answer { window, begins }).is_err() {
+        // What unpacks has memory of its own for what it reads.
+        let took = (storage.unit() > 1).then(|| began.elapsed());
+        if answered.send(Answer { window, begins, took, is_late: false }).is_err() {
             return;
         }
     }

@@ -4,6 +4,7 @@
 //! holds them, and [`Stream`] brings the others to the engine.
 
 mod ahead;
+mod eviction;
 mod parts;
 mod residency;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]

@@ -132,7 +132,7 @@ impl Ahead for Ring {
         } else {
             read_into(self.storage.as_mut(), (part.at, part.len), &mut flight.window, &self.expected)
         };
-        Ok(Answer { window: flight.window, begins })
+        Ok(Answer { window: flight.window, begins, took: None, is_late: false })
     }
 }
 

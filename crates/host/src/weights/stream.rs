@@ -17,6 +17,7 @@ use std::time::Duration;
 use smidgen_core::store::{Each, Fault, Store};
 
 use super::ahead::{Ahead, Answer, Silence, Sources, start};
+use super::eviction::Eviction;
 use super::parts::{Parts, Place};
 use super::residency::{Range, Windows};
 use super::room::Caches;
@@ -44,6 +45,7 @@ struct State {
     /// Parts that have been asked for and that have not been taken, in order.
     pending: VecDeque<Place>,
     free: Vec<Window>,
+    eviction: Eviction,
     /// The part to ask for next, unless it is kept.
     next: Place,
     /// Parts that are kept, by the number of parts before them.
@@ -87,6 +89,7 @@ impl Stream {
             ahead,
             pending,
             free,
+            eviction: Eviction::default(),
             next: parts.first(),
             kept: BTreeMap::new(),
             kept_ranks: 0,
@@ -180,9 +183,14 @@ impl Stream {
             state.next = place;
             self.read_ahead(state);
         }
-        while let Some((found, Answer { window, begins })) = self.answer(state)? {
+        while let Some((found, Answer { window, begins, took, is_late })) = self.answer(state)? {
             match begins {
-                Ok(begins) if found == place => return Ok((window, begins)),
+                Ok(begins) if found == place => {
+                    if let Some(took) = took {
+                        state.eviction.note(window.is_evicted, self.parts.part(place).0.len, took, is_late);
+                    }
+                    return Ok((window, begins));
+                }
                 Err(error) if found == place => {
                     state.free.push(window);
                     return Err(Error::reading(&self.path, &error));
@@ -221,11 +229,15 @@ impl Store for Stream {
                     self.read_ahead(state);
                 }
             } else {
-                let (window, begins) = self.take(state, place).map_err(|error| Self::fault(state, at, error))?;
+                let (mut window, begins) = self.take(state, place).map_err(|error| Self::fault(state, at, error))?;
                 let bytes = &window[begins..begins + part.len];
                 each(bytes);
                 if will_stay {
                     Self::keep(state, place, bytes);
+                }
+                window.is_evicted = state.eviction.is_due();
+                if window.is_evicted {
+                    window.evict(begins + part.len);
                 }
                 state.free.push(window);
                 self.read_ahead(state);

@@ -2,7 +2,8 @@
 //!
 //! A read past the system's cache goes to the memory of who asked, and the disk is told every piece of it that lies together in the
 //! machine's memory: 128 pieces for 512 KiB in ordinary pages, one in a large page. So windows that together have the size of a large
-//! page share one.
+//! page share one. What a processor's caches hold of a window can be thrown out of them before it is read into again (`eviction` says when
+//! that is worth it).
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,11 +19,16 @@ use super::storage::SECTOR;
 #[cfg(any(target_os = "linux", test))]
 const LARGE_PAGE: usize = 2 << 20;
 
+/// Bytes of a line of a cache, or of several.
+const LINE: usize = 64;
+
 /// Pages of our own, where sectors may be read to.
 #[derive(Debug)]
 pub struct Window {
     start: NonNull<u8>,
     len: usize,
+    /// Whether it was evicted before it was read into.
+    pub(super) is_evicted: bool,
     /// What they belong to, which nobody looks at; it goes with its last window.
     _pages: Arc<MmapRaw>,
 }
@@ -51,7 +57,8 @@ pub(crate) fn windows(count: usize, len: usize) -> io::Result<Vec<Window>> {
     let (mut pages, begins) = map(all)?;
     let starts: Vec<_> = pages[begins..].chunks_exact_mut(len).take(count).map(NonNull::from).collect();
     let pages = Arc::new(MmapRaw::from(pages));
-    let window = |bytes: NonNull<[u8]>| Window { start: bytes.cast(), len, _pages: Arc::clone(&pages) };
+    let window =
+        |bytes: NonNull<[u8]>| Window { start: bytes.cast(), len, is_evicted: false, _pages: Arc::clone(&pages) };
     Ok(starts.into_iter().map(window).collect())
 }
 
@@ -80,6 +87,29 @@ fn in_large_pages(mut pages: MmapMut) -> (MmapMut, usize) {
     let begins = before(&pages);
     let _ = pages.advise_range(memmap2::Advice::HugePage, begins, len);
     (pages, begins)
+}
+
+impl Window {
+    /// Whether [`Window::evict`] does anything.
+    pub(super) const CAN_EVICT: bool = cfg!(all(target_arch = "x86_64", not(miri)));
+
+    /// Has the caches of all processors forget the first `len` bytes, which are lost, where we know how: by stores that go past them.
+    pub(super) fn evict(&mut self, len: usize) {
+        // Whole lines of a cache: there are some of them in a sector, and a window is made of those.
+        let lines = &mut self[..len.next_multiple_of(LINE)];
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: every x86-64 processor has SSE2. Any bytes are a vector, those in the middle are aligned, and nobody else has them until
+        // the fence has made the stores like any others.
+        unsafe {
+            use std::arch::x86_64::{__m128i, _mm_setzero_si128, _mm_sfence, _mm_stream_si128};
+            for vector in lines.align_to_mut::<__m128i>().1 {
+                _mm_stream_si128(vector, _mm_setzero_si128());
+            }
+            _mm_sfence();
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = lines;
+    }
 }
 
 impl Deref for Window {
@@ -121,6 +151,21 @@ mod tests {
         are_apart_and_outlive_one_another(4, 100);
         are_apart_and_outlive_one_another(1, SECTOR);
         assert!(windows(0, SECTOR).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_evicted_is_written_to_and_nothing_else() {
+        for len in [0, 1, 64, 100, SECTOR - 1, SECTOR] {
+            let mut all = windows(3, SECTOR).unwrap();
+            all.iter_mut().for_each(|window| window.fill(7));
+            all[1].evict(len);
+            let (lost, rest) = all[1].split_at(len.next_multiple_of(LINE));
+            assert!(!Window::CAN_EVICT || lost.iter().all(|&byte| byte == 0), "{len}");
+            assert!(rest.iter().chain(&*all[0]).chain(&*all[2]).all(|&byte| byte == 7), "{len}");
+            // It is ordinary memory as before.
+            all[1].fill(9);
+            assert!(all[1].iter().all(|&byte| byte == 9), "{len}");
+        }
     }
 
     #[cfg_attr(miri, ignore = "Miri takes no advice")]
