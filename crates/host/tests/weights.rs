@@ -123,7 +123,9 @@ fn memory_that_caches_do_not_use_yet_keeps_parts() {
     let want = expected();
     let room = caches(&Outline::open(&path, u64::MAX).unwrap().unwrap());
     for (budget, all_fit) in [(0, false), (200 << 10, false), (900 << 10, true)] {
+        let windows = std::cell::Cell::new(0);
         let open = |outline: &Outline, residency: &Residency| {
+            windows.set(residency.windows().total());
             outline.stream(residency).unwrap().with_room(Some(caches(outline)))
         };
         with_parts(&path, budget, open, |engine, stream| {
@@ -143,8 +145,8 @@ fn memory_that_caches_do_not_use_yet_keeps_parts() {
                 stream.caches_grow(7);
                 assert!(stream.kept_bytes() <= room.unused_bytes(n_positions), "with {budget} bytes");
                 let after = check(engine);
-                // What is read ahead in vain differs from time to time.
-                assert!(before <= after + (64 << 10), "with {budget} bytes: {before}, then {after}");
+                // What is read ahead in vain, which windows hold, differs from time to time.
+                assert!(before <= after + windows.get(), "with {budget} bytes: {before}, then {after}");
                 before = after;
             }
             assert!(before > first, "with {budget} bytes: {first}, {before} when nothing is lent");
