@@ -189,8 +189,8 @@ pub fn storage_rate(path: &Path) -> Result<f64, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: cannot be read: {error}", path.display()));
     let mut file = DirectFile::open(path).map_err(host_failure)?;
     // Into one of the windows of a stream.
-    let mut windows = window(Windows::MOST.total() as usize).map_err(failed)?;
-    let room = &mut windows[..Windows::MOST.bytes];
+    let mut windows = window(Windows::LARGE.total() as usize).map_err(failed)?;
+    let room = &mut windows[..Windows::LARGE.bytes];
     let (mut at, mut n_read) = (0, 0u64);
     let began = Instant::now();
     while began.elapsed() < MOST {

@@ -187,7 +187,7 @@ impl Kept {
         let mut pages = Image::pages(end.max(1) as u64).map_err(|error| error(path))?;
         // Through one large page where there is room for it.
         let room = residency.windows().total().saturating_add(spare as u64);
-        let room = room.clamp(2 * SECTOR as u64, Windows::MOST.total());
+        let room = room.clamp(2 * SECTOR as u64, Windows::LARGE.total());
         let mut room = window(room as usize).map_err(|error| Error::reading(path, &error))?;
         for &(at, start, len) in &places {
             copy(storage.as_mut(), path, at, &mut pages[start..start + len], &mut room, &stamp)?;

@@ -20,6 +20,8 @@ use crate::packed::{Index, PackedFile};
 /// The windows get at most this share of the memory for weights or of what is streamed, whichever is more: larger ones are read faster,
 /// but keep fewer weights.
 const WINDOWS_SHARE: u64 = 8;
+/// Larger windows get at most this share of what is streamed.
+const LARGER_SHARE: u64 = 32;
 /// Tensors that are read in less than half a window are held first if they are at most this share of what could be streamed.
 const SHORT_SHARE: u64 = 8;
 /// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
@@ -206,7 +208,10 @@ impl Residency {
 impl Windows {
     /// Those where memory allows: one with the engine, the others filled or being filled, by reads that reach the speed of the disks we
     /// know; together they have the size of a large page.
-    pub const MOST: Self = Windows { count: 4, bytes: 512 << 10 };
+    pub const LARGE: Self = Windows { count: 4, bytes: 512 << 10 };
+
+    /// Those where so much is streamed that what they keep from being kept is little of it: they have the size of two large pages.
+    const LARGER: Self = Windows { count: 4, bytes: 1 << 20 };
 
     /// None.
     const NONE: Self = Windows { count: 0, bytes: SECTOR };
@@ -277,16 +282,21 @@ fn tensors_in_order(model: &Model<'_>, gguf: &Gguf<'_>) -> (Vec<Stored>, usize) 
 }
 
 /// Windows for `rest` bytes of memory when about `streamed` are not kept: large ones where there is room, though no larger than a tensor
-/// of at most `largest` bytes fills, and in any case two that hold the longest row.
+/// of at most `largest` bytes fills, and in any case two that hold the longest row. Where they are beyond one large page they fill two.
 fn choose_windows(rest: u64, streamed: u64, longest_row: usize, largest: u64) -> Windows {
     let least = window_bytes(longest_row);
-    let most =
-        usize::try_from(largest).map_or(Windows::MOST.bytes, |largest| window_bytes(largest).min(Windows::MOST.bytes));
-    let half = rest.saturating_sub(Windows::MOST.n_readers() as u64 * READER_BYTES) / 2;
+    let most = usize::try_from(largest)
+        .map_or(Windows::LARGE.bytes, |largest| window_bytes(largest).min(Windows::LARGE.bytes));
+    let half = rest.saturating_sub(Windows::LARGE.n_readers() as u64 * READER_BYTES) / 2;
+    let larger = Windows::LARGER;
+    let is_little = larger.total() <= (streamed / LARGER_SHARE).min(half);
+    if is_little && least <= larger.bytes && larger.bytes as u64 <= largest {
+        return larger;
+    }
     let share = (rest / WINDOWS_SHARE).max((streamed / WINDOWS_SHARE).min(half));
     let share = usize::try_from(share).unwrap_or(usize::MAX);
-    let bytes = (share / Windows::MOST.count / SECTOR * SECTOR).min(most).max(least);
-    Windows { count: if share / bytes < Windows::MOST.count { 2 } else { Windows::MOST.count }, bytes }
+    let bytes = (share / Windows::LARGE.count / SECTOR * SECTOR).min(most).max(least);
+    Windows { count: if share / bytes < Windows::LARGE.count { 2 } else { Windows::LARGE.count }, bytes }
 }
 
 /// Holds rows of the tensors of a pass worth at most `budget` bytes. The last is the output matrix: if it is read at `each` position,
@@ -339,7 +349,7 @@ mod tests {
 
     #[test]
     fn windows_fit_and_grow_with_the_memory_for_weights() {
-        for streamed in [0, 1 << 20, 100 << 20] {
+        for streamed in [0, 1 << 20, 100 << 20, 200 << 20] {
             for longest_row in [100, 5000] {
                 let mut before = 0;
                 for rest in (0..20 << 20).step_by(40_093) {
@@ -349,11 +359,12 @@ mod tests {
                     assert!(windows.total() >= before, "{windows:?} in {rest}");
                     before = windows.total();
                 }
-                assert_eq!(before, Windows::MOST.total());
+                let most = if streamed == 200 << 20 { Windows::LARGER } else { Windows::LARGE };
+                assert_eq!(before, most.total());
             }
         }
         let few = |streamed| choose_windows(5 << 20, streamed, 100, 1 << 20);
-        assert!(few(100 << 20) == Windows::MOST && few(1 << 20).total() < 1 << 20, "larger where more is streamed");
+        assert!(few(100 << 20) == Windows::LARGE && few(1 << 20).total() < 1 << 20, "larger where more is streamed");
     }
 
     #[test]
