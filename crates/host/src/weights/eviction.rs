@@ -37,7 +37,7 @@ impl Pace {
     }
 }
 
-/// What was measured, and what was decided by it.
+/// What was measured, by which is decided.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eviction {
     /// Of windows that caches had a part of, and of those that were evicted.
@@ -49,8 +49,6 @@ pub(super) struct Eviction {
     late: f32,
     /// Reads of this period.
     n_reads: u32,
-    /// Whether those into evicted windows are faster.
-    is_better: bool,
 }
 
 impl Default for Eviction {
@@ -58,7 +56,7 @@ impl Default for Eviction {
         let [kept, evicted] = [Pace::default(); 2];
         // The first trial comes soon, unless the engine has not waited till then.
         let (late, n_reads) = (2.0 * LEAST_LATE[0], PERIOD - 2 * TRIAL);
-        Eviction { kept, evicted, longest: 0, late, n_reads, is_better: false }
+        Eviction { kept, evicted, longest: 0, late, n_reads }
     }
 }
 
@@ -75,14 +73,14 @@ impl Eviction {
         let pace = if was_evicted { &mut self.evicted } else { &mut self.kept };
         pace.note(bytes, took);
         self.n_reads = (self.n_reads + 1) % PERIOD;
-        let (kept, evicted) = (self.kept, self.evicted);
-        self.is_better = evicted.nanoseconds * kept.bytes < LESS_TIME * kept.nanoseconds * evicted.bytes;
     }
 
     /// Whether a window is evicted that is handed back now.
     pub(super) fn is_due(&self) -> bool {
+        let Eviction { kept, evicted, .. } = self;
+        let is_better = evicted.nanoseconds * kept.bytes < LESS_TIME * kept.nanoseconds * evicted.bytes;
         let is_trial = self.n_reads >= PERIOD - TRIAL;
-        Window::CAN_EVICT && self.late > LEAST_LATE[usize::from(self.is_better)] && self.is_better != is_trial
+        Window::CAN_EVICT && self.late > LEAST_LATE[usize::from(is_better)] && is_better != is_trial
     }
 }
 

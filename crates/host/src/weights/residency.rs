@@ -310,14 +310,12 @@ fn hold_of_pass(tensors: &mut [Stored], mut budget: u64, each: bool, read_bytes:
         budget -= output.held * output.row_bytes;
     }
     let all: u64 = others.iter().map(Stored::bytes).sum();
-    let (mut short, mut long): (Vec<_>, Vec<_>) =
-        others.iter_mut().partition(|tensor| tensor.bytes() < read_bytes as u64 / 2);
-    if short.iter().map(|tensor| tensor.bytes()).sum::<u64>() <= all / SHORT_SHARE {
-        budget -= hold_spread(&mut short, budget, read_bytes);
-        hold_spread(&mut long, budget, read_bytes);
-    } else {
-        hold_spread(&mut others.iter_mut().collect::<Vec<_>>(), budget, read_bytes);
-    }
+    let is_short = |tensor: &Stored| tensor.bytes() < read_bytes as u64 / 2;
+    let comes_first =
+        others.iter().filter(|tensor| is_short(tensor)).map(Stored::bytes).sum::<u64>() <= all / SHORT_SHARE;
+    let (mut first, mut last): (Vec<_>, Vec<_>) = others.iter_mut().partition(|tensor| comes_first && is_short(tensor));
+    budget -= hold_spread(&mut first, budget, read_bytes);
+    hold_spread(&mut last, budget, read_bytes);
 }
 
 /// Holds rows worth at most `budget` bytes, and says how many bytes these are: all but whole reads of about `read_bytes` each, which
