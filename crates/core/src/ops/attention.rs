@@ -235,7 +235,7 @@ macro_rules! with_queries {
         let mut $at = 0;
         while $at < $n {
             let left = $n - $at;
-            $at += match if $S::IS_NARROW { left.min(2) } else { left } {
+            $at += match if $S::VECTORS <= 8 { left.min(2) } else { left } {
                 1 => with_queries!(@ 1, $T => $call),
                 2 | 3 => with_queries!(@ 2, $T => $call),
                 _ => with_queries!(@ QUERIES, $T => $call),
@@ -425,7 +425,7 @@ impl Mix<'_, '_, '_> {
                 1 => self.vectors::<S, C, T, 1>(s, at, column, LANES),
                 2 | 3 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
                 // Two queries take as many registers as one with twice the vectors.
-                _ if S::IS_NARROW && T > 1 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
+                _ if S::VECTORS <= 8 && T > 1 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
                 _ => self.vectors::<S, C, T, 4>(s, at, column, LANES),
             };
         }

@@ -99,7 +99,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
     fn run<S: Simd>(mut self, s: S) {
         let n_tokens = self.out.columns.n_rows();
         let mut token = 0;
-        while IN_BATCHES && S::IS_WIDE && token + MANY <= n_tokens {
+        while IN_BATCHES && S::VECTORS > 2 * MANY && token + MANY <= n_tokens {
             self.tokens::<S, MANY>(s, token);
             token += MANY;
         }

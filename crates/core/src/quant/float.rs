@@ -42,7 +42,8 @@ fn tile<S: Simd, const N: usize, const T: usize>(
 ) {
     let mut sums = [[s.splat(0.0); TILE]; T];
     match T {
-        1 if S::IS_NARROW => add_rows::<S, N, T, NARROW>(s, (rows, ahead), x, &mut sums, load),
+        1 if S::VECTORS < 8 => add_rows::<S, N, T, NARROW>(s, (rows, ahead), x, &mut sums, load),
+        2.. if S::VECTORS == 8 => add_rows::<S, N, T, 1>(s, (rows, ahead), x, &mut sums, load),
         _ => add_rows::<S, N, T, FEW>(s, (rows, ahead), x, &mut sums, load),
     }
     for (sums, out) in sums.iter().zip(out) {
@@ -237,8 +238,13 @@ macro_rules! float_format {
             ) {
                 let bytes = (tile, ahead);
                 match T {
-                    1 if S::IS_WIDE => together::<S, { $bytes * LANES }, T, 16, 1>(s, bytes, x, out, |w| s.$load(w)),
-                    1 => together::<S, { $bytes * LANES }, T, 8, 2>(s, bytes, x, out, |w| s.$load(w)),
+                    1 if S::VECTORS > LANES => {
+                        together::<S, { $bytes * LANES }, T, 16, 1>(s, bytes, x, out, |w| s.$load(w))
+                    }
+                    1 if S::VECTORS > 8 => together::<S, { $bytes * LANES }, T, 8, 2>(s, bytes, x, out, |w| s.$load(w)),
+                    2.. if S::VECTORS == 8 => {
+                        together::<S, { $bytes * LANES }, T, 1, 16>(s, bytes, x, out, |w| s.$load(w))
+                    }
                     _ => together::<S, { $bytes * LANES }, T, 4, 4>(s, bytes, x, out, |w| s.$load(w)),
                 }
             }

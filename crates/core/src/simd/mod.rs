@@ -136,10 +136,8 @@ pub trait Simd: Copy {
 
     /// What [`Simd::signed`] adds to every weight.
     const OFFSET: i32;
-    /// Whether the registers hold the lanes of a few vectors only, so that not many sums are kept at once.
-    const IS_NARROW: bool = false;
-    /// Whether the registers hold [`LANES`] vectors and more.
-    const IS_WIDE: bool = false;
+    /// How many vectors the registers hold, where kernels that heed it were measured to gain; elsewhere as many as kernels want.
+    const VECTORS: usize = 16;
     /// Whether [`Simd::half_sums`] costs less than as many sums of whole vectors.
     const SUMS_HALVES: bool = false;
     /// Whether bytes are looked up in a table of 256 by instructions, and not one by one.

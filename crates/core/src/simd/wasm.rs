@@ -76,7 +76,7 @@ impl Simd for Simd128 {
     type C = [v128; 4];
 
     const OFFSET: i32 = 0;
-    const IS_NARROW: bool = true;
+    const VECTORS: usize = 4;
 
     rows_are_lanes!();
 

@@ -2,7 +2,7 @@
 
 use super::{square_root, sum_bytes, sum_eight};
 use crate::half::E5M3_OFFSET;
-use crate::simd::{LANES, Simd, TILE, padded, rows_are_lanes, transposed, windows_of_bytes};
+use crate::simd::{LANES, Simd, TILE, each, padded, rows_are_lanes, transposed, windows_of_bytes};
 use core::arch::x86_64::*;
 
 /// Proof of AVX2 and F16C, made only inside [`run_avx2`](super::run_avx2).
@@ -10,7 +10,7 @@ use core::arch::x86_64::*;
 pub(super) struct Avx2(pub(super) ());
 
 /// Register by register.
-macro_rules! each {
+macro_rules! both {
     ($f:expr, $a:expr) => {{
         let a = $a;
         // SAFETY: the token proves the instructions.
@@ -54,12 +54,41 @@ unsafe fn widen_bf16(x: __m128i) -> __m256 {
     unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))) }
 }
 
+/// Lanes `i` and `i + 4` of `a` and then of `b`, added.
+#[inline(always)]
+unsafe fn add_halves(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_add_ps(_mm256_blend_ps::<0b1111_0000>(a, b), _mm256_permute2f128_ps::<0x21>(a, b)) }
+}
+
+/// Of every four lanes, the first and the third, and the second and the fourth, of `a` and then of `b`, added.
+#[inline(always)]
+unsafe fn add_pairs(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe { _mm256_add_ps(_mm256_blend_ps::<0b1100_1100>(a, b), _mm256_shuffle_ps::<0b01_00_11_10>(a, b)) }
+}
+
+/// The sum of each of eight vectors, one to a lane, by [`Simd::sum`]'s tree: every step brings together what one add needs of two
+/// vectors. What comes out stands four lanes apart, so that the vectors go in that way.
+#[inline(always)]
+unsafe fn sums_of_eight(v: &[__m256; 8]) -> __m256 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let first = add_pairs(add_halves(v[0], v[4]), add_halves(v[1], v[5]));
+        let second = add_pairs(add_halves(v[2], v[6]), add_halves(v[3], v[7]));
+        _mm256_add_ps(
+            _mm256_shuffle_ps::<0b10_00_10_00>(first, second),
+            _mm256_shuffle_ps::<0b11_01_11_01>(first, second),
+        )
+    }
+}
+
 /// Columns of eight rows from row `first` on.
 #[inline(always)]
 unsafe fn eight_rows(rows: &[&[u8; 16]; TILE], first: usize) -> [__m256i; 4] {
     // SAFETY: 16 bytes may be read at each row; the caller has AVX2.
     unsafe {
-        let pairs = crate::simd::each!(4, i => _mm256_set_m128i(
+        let pairs = each!(4, i => _mm256_set_m128i(
             _mm_loadu_si128(rows[first + i + 4].as_ptr().cast()),
             _mm_loadu_si128(rows[first + i].as_ptr().cast())
         ));
@@ -81,6 +110,8 @@ impl Simd for Avx2 {
     type C = [__m256i; 2];
 
     const OFFSET: i32 = 0;
+    const VECTORS: usize = 8;
+    const SUMS_HALVES: bool = true;
 
     rows_are_lanes!();
 
@@ -206,12 +237,31 @@ impl Simd for Avx2 {
         // SAFETY: the token proves the instructions.
         unsafe { sum_eight(_mm256_add_ps(v.0, v.1)) }
     }
+    #[inline(always)]
+    fn sums(self, v: &[Self::F; LANES]) -> Self::F {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let [first, second] =
+                [each!(8, i => _mm256_add_ps(v[i].0, v[i].1)), each!(8, i => _mm256_add_ps(v[8 + i].0, v[8 + i].1))];
+            (sums_of_eight(&first), sums_of_eight(&second))
+        }
+    }
+    #[inline(always)]
+    fn half_sums(self, v: &[Self::F; LANES / 2]) -> Self::F {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            (
+                sums_of_eight(&[v[0].0, v[0].1, v[1].0, v[1].1, v[2].0, v[2].1, v[3].0, v[3].1]),
+                sums_of_eight(&[v[4].0, v[4].1, v[5].0, v[5].1, v[6].0, v[6].1, v[7].0, v[7].1]),
+            )
+        }
+    }
 
     #[inline(always)]
     fn columns(self, rows: &[&[u8; 16]; TILE]) -> [Self::C; 4] {
         // SAFETY: the token proves the instructions.
         let (first, second) = unsafe { (eight_rows(rows, 0), eight_rows(rows, 8)) };
-        crate::simd::each!(4, i => [first[i], second[i]])
+        each!(4, i => [first[i], second[i]])
     }
     #[inline(always)]
     fn lanes(self, x: &[u32; TILE]) -> Self::C {
@@ -233,37 +283,37 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn and(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(_mm256_and_si256, a, b)
+        both!(_mm256_and_si256, a, b)
     }
     #[inline(always)]
     fn or(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(_mm256_or_si256, a, b)
+        both!(_mm256_or_si256, a, b)
     }
     #[inline(always)]
     fn xor(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(_mm256_xor_si256, a, b)
+        both!(_mm256_xor_si256, a, b)
     }
     #[inline(always)]
     fn up(self, x: Self::C, n: usize) -> Self::C {
-        each!(|x| _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32)), x)
+        both!(|x| _mm256_sll_epi32(x, _mm_cvtsi32_si128(n as i32)), x)
     }
     #[inline(always)]
     fn down(self, x: Self::C, n: usize) -> Self::C {
-        each!(|x| _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32)), x)
+        both!(|x| _mm256_srl_epi32(x, _mm_cvtsi32_si128(n as i32)), x)
     }
     #[inline(always)]
     fn less(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(_mm256_sub_epi8, a, b)
+        both!(_mm256_sub_epi8, a, b)
     }
     #[inline(always)]
     fn times_16(self, a: Self::C, b: Self::C) -> Self::C {
-        each!(_mm256_mullo_epi16, a, b)
+        both!(_mm256_mullo_epi16, a, b)
     }
     #[inline(always)]
     fn lookup(self, x: Self::C, table: &[i8; 16]) -> Self::C {
         // SAFETY: 16 bytes may be read; the token proves the instructions.
         let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
-        each!(|x| _mm256_shuffle_epi8(table, x), x)
+        both!(|x| _mm256_shuffle_epi8(table, x), x)
     }
     /// Bits 4 and 5 choose among four lookups.
     #[inline(always)]

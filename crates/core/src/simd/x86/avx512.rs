@@ -67,7 +67,7 @@ impl<const LATER: bool> Simd for Avx512<LATER> {
 
     /// VNNI multiplies unsigned weights with signed activations.
     const OFFSET: i32 = if LATER { 128 } else { 0 };
-    const IS_WIDE: bool = true;
+    const VECTORS: usize = 32;
     const SUMS_HALVES: bool = true;
     /// VBMI looks up bytes.
     const LOOKS_UP_BYTES: bool = LATER;
