@@ -2,7 +2,7 @@
 // The same number indexes the arrays of every token.
 #![allow(clippy::needless_range_loop)]
 
-use crate::quant::panel::{BLOCKS, COLUMNS, Panel, Shape};
+use crate::quant::panel::{BLOCKS, COLUMNS, PAIRED, Panel, Shape, activations};
 use crate::quant::{self, Activation, Quantized, Rest};
 use crate::simd::{BLOCK, Isa, Kernel, Simd};
 use crate::workers::Columns;
@@ -27,24 +27,33 @@ pub(super) const IN_BATCHES: bool = !quant::IS_FOR_ONE_MODEL;
 /// activations' sum with its sign turned times their scale), with two minimums the sum of both halves' such products.
 pub(crate) fn multiply(isa: Isa, shape: Shape, panel: &Panel, first: usize, tokens: &Tokens<'_>, out: Tile<'_, '_>) {
     macro_rules! with {
-        ($($signed:literal $factors:literal $mins:literal $rest:literal)+) => {
-            match (shape.signed, shape.n_factors, shape.n_mins, shape.rest) {
-                $(($signed, $factors, $mins, $rest) if const {
+        ($($signed:literal $factors:literal $mins:literal $rest:literal $few:literal,)+) => {
+            match (shape.signed, shape.n_factors, shape.n_mins, shape.rest, shape.is_few) {
+                $(($signed, $factors, $mins, $rest, $few) if const {
                     quant::is_shape_built(Shape {
                         signed: $signed,
                         bias: 0,
                         n_factors: $factors,
                         n_mins: $mins,
                         rest: $rest,
+                        is_few: $few,
                     })
                 } => {
-                    isa.run(Multiply::<$signed, $factors, $mins, $rest> { bias: shape.bias, panel, first, tokens, out })
+                    isa.run(Multiply::<$signed, $factors, $mins, $rest, $few> { bias: shape.bias, panel, first, tokens, out })
                 })+
                 _ => unreachable!("no format has such blocks"),
             }
         };
     }
-    with!(true 0 0 false true 0 0 true true 2 0 false false 0 0 false false 0 1 false false 0 2 false false 2 2 false)
+    with!(
+        true 0 0 false false,
+        true 0 0 true false,
+        true 2 0 false false,
+        false 0 0 false true,
+        false 0 1 false true,
+        false 0 2 false false,
+        false 2 2 false true,
+    )
 }
 
 /// The activations of a batch, as [`Activation`] describes them, (tokens, blocks).
@@ -82,7 +91,16 @@ pub(crate) struct Tile<'a, 'b> {
 }
 
 /// The products of a panel.
-struct Multiply<'a, 'b, 'c, const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool> {
+struct Multiply<
+    'a,
+    'b,
+    'c,
+    const SIGNED: bool,
+    const FACTORS: usize,
+    const MINS: usize,
+    const REST: bool,
+    const FEW: bool,
+> {
     bias: i32,
     panel: &'a Panel,
     first: usize,
@@ -90,8 +108,8 @@ struct Multiply<'a, 'b, 'c, const SIGNED: bool, const FACTORS: usize, const MINS
     out: Tile<'a, 'b>,
 }
 
-impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool> Kernel
-    for Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST>
+impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool, const FEW: bool> Kernel
+    for Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST, FEW>
 {
     type Output = ();
 
@@ -114,8 +132,8 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
     }
 }
 
-impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool>
-    Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST>
+impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bool, const FEW: bool>
+    Multiply<'_, '_, '_, SIGNED, FACTORS, MINS, REST, FEW>
 {
     /// The products with `T` tokens from `token` on.
     #[inline(always)]
@@ -153,7 +171,7 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
     #[inline(always)]
     fn shape<S: Simd>(&self, s: S) -> Shape {
         let bias = if MINS > 0 { 0 } else { self.bias };
-        let shape = Shape { signed: SIGNED, bias, n_factors: FACTORS, n_mins: MINS, rest: REST };
+        let shape = Shape { signed: SIGNED, bias, n_factors: FACTORS, n_mins: MINS, rest: REST, is_few: FEW };
         Shape { signed: shape.is_signed_in_panels(s), ..shape }
     }
 
@@ -205,26 +223,46 @@ impl<const SIGNED: bool, const FACTORS: usize, const MINS: usize, const REST: bo
         a: &[&[i8; BLOCK]; T],
         start: [i32; T],
     ) -> [S::R; T] {
-        let signed = self.shape(s).signed;
+        let shape = self.shape(s);
         let mut sums = [s.all(0); T];
         for t in 0..T {
             sums[t] = s.all(start[t] as u32);
         }
+        if S::ADDS_PAIRS && shape.is_few && !shape.signed {
+            for first in columns.step_by(PAIRED) {
+                let mut pairs = [s.all(0); T];
+                for column in first..first + PAIRED {
+                    let weights = s.lanes(&self.panel.weights[block][column]);
+                    for t in 0..T {
+                        pairs[t] = s.dot_pairs(pairs[t], weights, activations(a[t], column));
+                    }
+                }
+                for t in 0..T {
+                    sums[t] = s.add_pairs(sums[t], pairs[t]);
+                }
+            }
+            return floats(s, sums);
+        }
         for column in columns {
             let weights = s.lanes(&self.panel.weights[block][column]);
             for t in 0..T {
-                let [a, b, c, d] = a[t].as_chunks::<4>().0[column];
-                let a = [a as u8, b as u8, c as u8, d as u8];
-                sums[t] = match signed {
+                let a = activations(a[t], column);
+                sums[t] = match shape.signed {
                     true => s.dot_signed(sums[t], weights, a),
                     false => s.dot_unsigned(sums[t], weights, a),
                 };
             }
         }
-        let mut floats = [s.rows_splat(0.0); T];
-        for t in 0..T {
-            floats[t] = s.floats(sums[t]);
-        }
-        floats
+        floats(s, sums)
     }
+}
+
+/// The sums of every token as floats.
+#[inline(always)]
+fn floats<S: Simd, const T: usize>(s: S, sums: [S::C; T]) -> [S::R; T] {
+    let mut floats = [s.rows_splat(0.0); T];
+    for t in 0..T {
+        floats[t] = s.floats(sums[t]);
+    }
+    floats
 }

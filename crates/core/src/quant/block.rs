@@ -11,7 +11,7 @@ use crate::simd::{BLOCK, Simd, TILE, each, each_row, prefetch_apart, prefetch_bl
 
 /// A format of blocks of 32 integers with a scale and perhaps a half-float minimum; `N` bytes to a block.
 pub(super) trait Block<const N: usize> {
-    /// What the stored integers lie above the ones meant; `None` where they are signed and need nothing taken away.
+    /// What the stored integers, 0 to 31, lie above the ones meant; `None` where they are signed and need nothing taken away.
     const BIAS: Option<i32>;
     /// Byte offset of the minimum, for formats that have one.
     const MIN_AT: Option<usize>;
@@ -90,6 +90,7 @@ impl<F: Block<N>, const N: usize> Unpack<F> for Rows<N> {
             None => 0,
         },
         n_mins: F::MIN_AT.is_some() as usize,
+        is_few: F::BIAS.is_some(),
         ..Shape::PLAIN
     };
     const N_BLOCKS: usize = BLOCKS;

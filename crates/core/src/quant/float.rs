@@ -122,20 +122,12 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize, const S
     }
     let mut groups = [[s.splat(0.0); STEP]; T];
     for group in 0..STEP {
-        let mut sums = [[s.splat(0.0); GROUP]; T];
-        for index in 0..chunks.len() {
-            if group == 0 {
-                prefetch_block(ahead, index, N * LANES);
-            }
-            let chunk = chunks[index].as_chunks::<STEP>().0;
-            for i in 0..GROUP {
-                let w = load(&chunk[i][group]);
-                for t in 0..T {
-                    let x = xs[t][index].as_chunks::<STEP>().0[i][group];
-                    sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x)));
-                }
-            }
-        }
+        // Each a loop of its own, so that most have nothing else to do.
+        let mut sums = if group == 0 && !ahead.is_empty() {
+            lanes::<S, N, T, GROUP, STEP>(s, chunks, &xs, group, &load, |index| prefetch_block(ahead, index, N * LANES))
+        } else {
+            lanes::<S, N, T, GROUP, STEP>(s, chunks, &xs, group, &load, |_| {})
+        };
         for i in 0..GROUP {
             let lane = i * STEP + group;
             if let Some(w) = rest.get(lane) {
@@ -154,6 +146,32 @@ fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize, const S
         s.store(halved(s, groups[t]), &mut rows);
         out[t].copy_from_slice(&rows[..TILE]);
     }
+}
+
+/// The sums of `GROUP` lanes that stand `STEP` apart, from lane `group` on; calls `each_chunk` with the number of every chunk.
+#[allow(clippy::needless_range_loop)] // The same number indexes the arrays of every token.
+#[inline(always)]
+fn lanes<S: Simd, const N: usize, const T: usize, const GROUP: usize, const STEP: usize>(
+    s: S,
+    chunks: &[[[u8; N]; LANES]],
+    xs: &[&[[f32; LANES]]; T],
+    group: usize,
+    load: impl Fn(&[u8; N]) -> S::F,
+    each_chunk: impl Fn(usize),
+) -> [[S::F; GROUP]; T] {
+    let mut sums = [[s.splat(0.0); GROUP]; T];
+    for index in 0..chunks.len() {
+        each_chunk(index);
+        let chunk = chunks[index].as_chunks::<STEP>().0;
+        for i in 0..GROUP {
+            let w = load(&chunk[i][group]);
+            for t in 0..T {
+                let x = xs[t][index].as_chunks::<STEP>().0[i][group];
+                sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x)));
+            }
+        }
+    }
+    sums
 }
 
 /// The sum of vectors, the second half of them added to the first, and so on.

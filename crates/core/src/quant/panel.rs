@@ -13,6 +13,9 @@ pub(crate) const BLOCKS: usize = 8;
 /// Lanes of four columns in a block.
 pub(crate) const COLUMNS: usize = BLOCK / 4;
 
+/// Columns whose products are summed up in pairs, where a format has [few](Shape::is_few) weights.
+pub(crate) const PAIRED: usize = 4;
+
 /// One number for each row of a tile.
 pub(crate) type Row = [f32; TILE];
 
@@ -29,11 +32,14 @@ pub(crate) struct Shape {
     pub(crate) n_mins: usize,
     /// Whether products are taken with [`Activation::rest`](super::Activation::rest) too.
     pub(crate) rest: bool,
+    /// Whether weights are unsigned and below 32, so that sixteen bits hold the sums of two products of [`PAIRED`] columns each.
+    pub(crate) is_few: bool,
 }
 
 impl Shape {
     /// Signed weights and one scale.
-    pub(crate) const PLAIN: Shape = Shape { signed: true, bias: 0, n_factors: 0, n_mins: 0, rest: false };
+    pub(crate) const PLAIN: Shape =
+        Shape { signed: true, bias: 0, n_factors: 0, n_mins: 0, rest: false, is_few: false };
 
     /// Whether a panel has these weights as signed ones: also those with a bias, where signed ones cost no more. What their sums begin
     /// with then comes with the activations.
@@ -60,6 +66,7 @@ impl Shape {
             && self.n_factors == other.n_factors
             && self.n_mins == other.n_mins
             && self.rest == other.rest
+            && self.is_few == other.is_few
     }
 }
 
@@ -183,7 +190,7 @@ impl Halves {
 pub(crate) trait Weights<S: Simd> {
     /// Takes the signed weights of a block.
     fn put_signed(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
-    /// Takes the weights of a block, all of them 0 to 127.
+    /// Takes the weights of a block, all of them 0 to 31.
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]);
     /// Takes the signed weights of a block, each as the number from 0 to 127 that is `above` more.
     #[inline(always)]
@@ -239,7 +246,7 @@ impl<S: Simd> Weights<S> for Dots<'_, S> {
     }
     #[inline(always)]
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
-        self.put(s, block, Shape { signed: false, ..Shape::PLAIN }, weights);
+        self.put(s, block, Shape { signed: false, is_few: true, ..Shape::PLAIN }, weights);
     }
     /// They stay as they are: what they are more is what their sums begin with.
     #[inline(always)]
@@ -260,13 +267,29 @@ pub(super) fn exact_sum<S: Simd>(
     (from, to, start): (usize, usize, i32),
 ) -> S::R {
     let mut sums = s.all(start as u32);
+    if S::ADDS_PAIRS && shape.is_few {
+        for first in (from..to).step_by(PAIRED) {
+            let mut pairs = s.all(0);
+            for column in first..first + PAIRED {
+                pairs = s.dot_pairs(pairs, weights[column], activations(q, column));
+            }
+            sums = s.add_pairs(sums, pairs);
+        }
+        return s.floats(sums);
+    }
     for column in from..to {
-        let [a, b, c, d] = q.as_chunks::<4>().0[column];
-        let a = [a as u8, b as u8, c as u8, d as u8];
+        let a = activations(q, column);
         sums = match shape.signed {
             true => s.dot_signed(sums, weights[column], a),
             false => s.dot_unsigned(sums, weights[column], a),
         };
     }
     s.floats(sums)
+}
+
+/// The activations that meet column `column`.
+#[inline(always)]
+pub(crate) fn activations(q: &[i8; BLOCK], column: usize) -> [u8; 4] {
+    let [a, b, c, d] = q.as_chunks::<4>().0[column];
+    [a as u8, b as u8, c as u8, d as u8]
 }

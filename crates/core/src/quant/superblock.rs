@@ -26,7 +26,7 @@ pub(super) trait Superblock<const N: usize> {
     const N_BLOCKS: usize = BLOCKS;
     /// A power of two: `d` is the stored scale times it.
     const FACTOR: f32 = 1.0;
-    /// Whether all weights are 0 to 127.
+    /// Whether all weights are 0 to 31.
     const UNSIGNED: bool = false;
     /// How many integers a block's weights are multiplied with: none, one, or one for each half.
     const SCALES_PER_BLOCK: usize;
@@ -141,7 +141,7 @@ impl<S: Simd> Weights<S> for Scaled<'_, S> {
     #[inline(always)]
     fn put_unsigned(&mut self, s: S, block: usize, weights: [S::C; COLUMNS]) {
         let products = self.products(s, block, weights);
-        self.panel.put_unsigned(s, block, products);
+        self.panel.put(s, block, products);
     }
 }
 
@@ -302,6 +302,7 @@ impl<F: Superblock<N>, const N: usize> Unpack<F> for Rows<N> {
         signed: !F::UNSIGNED,
         n_factors: if Self::has_products::<F>() { 0 } else { Self::n_factors::<F>() },
         n_mins: if F::MIN_AT.is_some() { F::MINS_PER_BLOCK } else { 0 },
+        is_few: F::UNSIGNED && !Self::has_products::<F>(),
         ..Shape::PLAIN
     };
     const N_BLOCKS: usize = F::N_BLOCKS;

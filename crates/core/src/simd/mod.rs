@@ -140,6 +140,8 @@ pub trait Simd: Copy {
     const VECTORS: usize = 16;
     /// Whether [`Simd::half_sums`] costs less than as many sums of whole vectors.
     const SUMS_HALVES: bool = false;
+    /// Whether products of bytes come as 16-bit sums of two, which cost less to add up as they are.
+    const ADDS_PAIRS: bool = false;
     /// Whether bytes are looked up in a table of 256 by instructions, and not one by one.
     const LOOKS_UP_BYTES: bool = false;
 
@@ -275,6 +277,17 @@ pub trait Simd: Copy {
     fn dot_signed(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
     /// As [`Simd::dot_signed`], where `w` holds 0 to 127.
     fn dot_unsigned(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C;
+    /// To each half of a lane of `sums` adds two products of the bytes of `w`, which holds 0 to 31, with those of `a`, as
+    /// [`Simd::dot_signed`] has them: of four columns at most, so that sixteen bits hold them; used where [`Simd::ADDS_PAIRS`].
+    #[inline(always)]
+    fn dot_pairs(self, _: Self::C, _: Self::C, _: [u8; 4]) -> Self::C {
+        unreachable!("products are summed by fours")
+    }
+    /// To each lane of `sums` adds both signed halves of `pairs`; used where [`Simd::ADDS_PAIRS`].
+    #[inline(always)]
+    fn add_pairs(self, _: Self::C, _: Self::C) -> Self::C {
+        unreachable!("products are summed by fours")
+    }
 
     /// For each lane, the entry of `table` whose number is in as many of its lowest bits as one takes; `N` is a power of two.
     #[inline(always)]

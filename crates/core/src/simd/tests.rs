@@ -192,6 +192,30 @@ fn other_types_have_the_bits_of_the_definition() {
     hold(|kind| kind.block_len() != 256 && !kind.is_any_width());
 }
 
+/// The largest weights with the largest activations: no sum on the way to theirs is too small for them.
+#[test]
+fn extremes_have_the_bits_of_the_definition() {
+    for kind in types().filter(|kind| kind.is_integer() && !kind.is_any_width()) {
+        let columns = kind.block_len().max(2 * BLOCK);
+        let mut row = vec![0xff; kind.row_bytes(columns as u64).unwrap() as usize];
+        for block in row.chunks_mut(kind.block_bytes()) {
+            half_floats(kind).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&f32_to_f16(1.0).to_le_bytes()));
+            match kind {
+                Type::IQ1_M => block[55] &= 0xbf,
+                Type::MXFP4 => block[0] = 127,
+                _ => {}
+            }
+        }
+        let rows = vec![row; TILE];
+        let alternating = |i: usize| if i.is_multiple_of(2) { 1.0 } else { -1.0 };
+        let x = [vec![1.0; columns], vec![-1.0; columns], (0..columns).map(alternating).collect(), vec![0.5; columns]];
+        let want = products(Isa::SCALAR, kind, &rows, &x);
+        for isa in Isa::available().filter(|&isa| isa != Isa::SCALAR) {
+            assert!(products(isa, kind, &rows, &x) == want, "{} on {}", kind.name(), isa.name());
+        }
+    }
+}
+
 /// The dot products mean what they should: near those of the dequantized row in f64.
 #[test]
 fn products_are_near_those_of_the_dequantized_row() {

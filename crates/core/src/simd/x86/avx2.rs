@@ -112,6 +112,7 @@ impl Simd for Avx2 {
     const OFFSET: i32 = 0;
     const VECTORS: usize = 8;
     const SUMS_HALVES: bool = true;
+    const ADDS_PAIRS: bool = true;
 
     rows_are_lanes!();
 
@@ -401,6 +402,32 @@ impl Simd for Avx2 {
             let (a, ones) = (_mm256_set1_epi32(i32::from_le_bytes(a)), _mm256_set1_epi16(1));
             let add = |sums, w| _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), ones));
             [add(sums[0], w[0]), add(sums[1], w[1])]
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sums: Self::C, w: Self::C, a: [u8; 4]) -> Self::C {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let a = _mm256_set1_epi32(i32::from_le_bytes(a));
+            [
+                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], a)),
+                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], a)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn add_pairs(self, sums: Self::C, pairs: Self::C) -> Self::C {
+        both!(|sums, pairs| _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))), sums, pairs)
+    }
+    #[inline(always)]
+    fn entries<const N: usize>(self, x: Self::C, table: &[u32; N]) -> Self::C {
+        const { assert!(N.is_power_of_two()) };
+        // SAFETY: a number of so few bits is that of an entry; the token proves the instructions.
+        unsafe {
+            let bits = _mm256_set1_epi32((N - 1) as i32);
+            let (first, second) = (_mm256_and_si256(x[0], bits), _mm256_and_si256(x[1], bits));
+            let table = table.as_ptr().cast();
+            [_mm256_i32gather_epi32::<4>(table, first), _mm256_i32gather_epi32::<4>(table, second)]
         }
     }
 }
