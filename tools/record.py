@@ -19,11 +19,18 @@ def make_record(command, machine, results):
     }
 
 
+# Of what processors say of themselves, the widest that kernels here are made for.
+SETS = {"avx512_vnni": "AVX-512 with VNNI", "avx512bw": "AVX-512", "avx2": "AVX2", "sse4_1": "SSE4.1"}
+
+
 def machine():
-    """Processor, cores and system of this machine."""
+    """Processor, its instruction set where there are several, cores and system of this machine."""
     with open("/proc/cpuinfo") as lines:
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+        fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    flags = fields.get("flags", "").split()
+    widest = [name for flag, name in SETS.items() if flag in flags][:1]
+    parts = [fields.get("model name", platform.machine()), *widest, f"{os.cpu_count()} cores"]
+    return ", ".join([*parts, f"{platform.system()} {platform.release()}"])
 
 
 class Load:
