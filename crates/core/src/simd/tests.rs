@@ -149,16 +149,21 @@ fn random_row(kind: Type, columns: usize, numbers: &mut Numbers) -> Vec<u8> {
     }
     for block in row.chunks_mut(kind.block_bytes()) {
         block.iter_mut().for_each(|byte| *byte = numbers.next() as u8);
-        for &at in half_floats(kind) {
-            block[at..at + 2].copy_from_slice(&f32_to_f16(numbers.float()).to_le_bytes());
-        }
-        match kind {
-            Type::IQ1_M => block[55] &= 0xbf, // The upper bit of the scale's exponent.
-            Type::MXFP4 => block[0] = 120 + block[0] % 16,
-            _ => {}
-        }
+        set_scales(kind, block, || numbers.float());
     }
     row
+}
+
+/// Makes the scales of a block of any bytes finite: half floats are set, others lose what is too large.
+fn set_scales(kind: Type, block: &mut [u8], mut scale: impl FnMut() -> f32) {
+    for &at in half_floats(kind) {
+        block[at..at + 2].copy_from_slice(&f32_to_f16(scale()).to_le_bytes());
+    }
+    match kind {
+        Type::IQ1_M => block[55] &= 0xbf, // The upper bit of the scale's exponent.
+        Type::MXFP4 => block[0] = 120 + block[0] % 16,
+        _ => {}
+    }
 }
 
 /// Every instruction set gives the bits of the definition in those of the types that are `wanted`.
@@ -199,14 +204,7 @@ fn extremes_have_the_bits_of_the_definition() {
     for kind in types().filter(|kind| kind.is_integer() && !kind.is_any_width()) {
         let columns = kind.block_len().max(2 * BLOCK);
         let mut row = vec![0xff; kind.row_bytes(columns as u64).unwrap() as usize];
-        for block in row.chunks_mut(kind.block_bytes()) {
-            half_floats(kind).iter().for_each(|&at| block[at..at + 2].copy_from_slice(&f32_to_f16(1.0).to_le_bytes()));
-            match kind {
-                Type::IQ1_M => block[55] &= 0xbf,
-                Type::MXFP4 => block[0] = 127,
-                _ => {}
-            }
-        }
+        row.chunks_mut(kind.block_bytes()).for_each(|block| set_scales(kind, block, || 1.0));
         let rows = vec![row; TILE];
         let alternating = |i: usize| if i.is_multiple_of(2) { 1.0 } else { -1.0 };
         let x = [vec![1.0; columns], vec![-1.0; columns], (0..columns).map(alternating).collect(), vec![0.5; columns]];
