@@ -3,12 +3,13 @@
 //! The work is split by rows, never by columns: a dot product is always one worker's, start to end, and takes the same
 //! path through the same additions whoever computes it, alone or in a batch.
 
+use super::floats;
 use super::norm::Vector;
-use super::products::{IN_BATCHES, TOKENS, Tile, Tokens, multiply};
+use super::products::{Tile, Tokens, multiply};
 use crate::quant::panel::{Panel, Shape, Unpack};
 use crate::quant::tile::{Cut, LayTogether};
 use crate::quant::{
-    FloatRows, Format, Quantized, Rest, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer,
+    Format, Quantized, Rest, Type, n_blocks, quantize_activation, quantize_rest, with_floats, with_integer,
 };
 use crate::simd::{BLOCK, Isa, Kernel, LANES, Simd, TILE, each_row, foresees_pages, prefetch_block};
 use crate::workers::{Columns, Single, Workers, split, split_rows};
@@ -128,7 +129,7 @@ impl<'a> Matrix<'a> {
 
     /// The tile of rows from `first` on, if it lies together.
     #[inline(always)]
-    fn tile(&self, first: usize) -> Option<&'a [u8]> {
+    pub(super) fn tile(&self, first: usize) -> Option<&'a [u8]> {
         let is_whole = self.together && first + TILE <= self.rows;
         is_whole.then(|| &self.data[first * self.row_bytes..][..TILE * self.row_bytes])
     }
@@ -312,8 +313,8 @@ pub fn matmul(
 }
 
 /// The rows of a matrix that are one task's.
-struct Part<'a> {
-    matrix: Matrix<'a>,
+pub(super) struct Part<'a> {
+    pub(super) matrix: Matrix<'a>,
     /// What products of them ask for, as far ahead of each byte that they read.
     soon: &'a [u8],
 }
@@ -321,7 +322,7 @@ struct Part<'a> {
 impl Part<'_> {
     /// What to ask for while the tile from row `first` on is read.
     #[inline(always)]
-    fn ahead(&self, first: usize) -> &[u8] {
+    pub(super) fn ahead(&self, first: usize) -> &[u8] {
         self.soon.get(first * self.matrix.row_bytes..).unwrap_or_default()
     }
 }
@@ -337,7 +338,7 @@ fn products(
     let rows = columns.range().start - first..columns.range().end - first;
     let part = &Part { matrix: matrix.slice(rows.clone()), soon: matrix.soon(rows.start) };
     with_floats!(matrix.kind, F => {
-        isa.run(FloatProducts { part, x, columns: &mut columns, format: PhantomData::<F> });
+        floats::multiply::<F>(isa, part, x, &mut columns);
     }, _ => integer_products(isa, part, activations, &mut columns));
     if !bias.is_empty() {
         let bias = bias.slice(rows);
@@ -349,7 +350,7 @@ fn products(
 
 /// The rows of a matrix from `first` on, as many as a tile takes: where there are fewer, the last one again and again.
 #[inline(always)]
-fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
+pub(super) fn tile_rows<'a>(matrix: &Matrix<'a>, first: usize) -> [&'a [u8]; TILE] {
     each_row!(r => matrix.row((first + r).min(matrix.rows - 1)))
 }
 
@@ -478,62 +479,6 @@ impl<F: Format<Rows: Unpack<F>>> Kernel for Products<'_, '_, F> {
             match out.as_mut_array() {
                 Some(out) => s.rows_store(products, out),
                 None => s.rows_store_part(products, out),
-            }
-        }
-    }
-}
-
-/// The dot products of the rows of a matrix of floats with every token's values.
-struct FloatProducts<'a, 'b, F> {
-    part: &'a Part<'a>,
-    x: &'a [f32],
-    columns: &'a mut Columns<'b>,
-    format: PhantomData<F>,
-}
-
-impl<F: FloatRows> Kernel for FloatProducts<'_, '_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let n_tokens = self.columns.n_rows();
-        for first in (0..self.part.matrix.rows).step_by(TILE) {
-            let mut token = 0;
-            while IN_BATCHES && token + TOKENS <= n_tokens {
-                self.tile::<S, TOKENS>(s, token, first);
-                token += TOKENS;
-            }
-            while token < n_tokens {
-                self.tile::<S, 1>(s, token, first);
-                token += 1;
-            }
-        }
-    }
-}
-
-impl<F: FloatRows> FloatProducts<'_, '_, F> {
-    /// The tile from row `first` on with `T` tokens from `token` on.
-    #[inline(always)]
-    fn tile<S: Simd, const T: usize>(&mut self, s: S, token: usize, first: usize) {
-        let matrix = &self.part.matrix;
-        let n = matrix.columns;
-        let mut x: [&[f32]; T] = [&[]; T];
-        for (t, x) in x.iter_mut().enumerate() {
-            *x = &self.x[(token + t) * n..][..n];
-        }
-        let mut out = [[0.0; TILE]; T];
-        // The first tokens ask for what comes, for all of them.
-        let ahead = if token == 0 { self.part.ahead(first) } else { &[] };
-        match matrix.tile(first) {
-            Some(tile) if TILE == LANES => F::together(s, tile, ahead, &x, &mut out),
-            _ => F::tile(s, &tile_rows(matrix, first), ahead, &x, &mut out),
-        }
-        let width = TILE.min(matrix.rows - first);
-        for (t, products) in out.iter().enumerate() {
-            let out = &mut self.columns.row(token + t)[first..first + width];
-            match out.as_mut_array() {
-                Some(out) => *out = *products,
-                None => out.copy_from_slice(&products[..width]),
             }
         }
     }

@@ -1,177 +1,285 @@
 //! F32, F16 and BF16 rows: any length, no scales, exact widening.
 //!
 //! Byte map: little-endian IEEE binary32, IEEE binary16, or the upper half of a binary32.
+// The same number indexes several arrays.
+#![allow(clippy::needless_range_loop)]
 
+use super::block::bytes_at;
 use super::{Format, Quantize, Type};
 use crate::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{LANES, Simd, TILE, padded, prefetch_apart, prefetch_block};
+use crate::simd::{LANES, Simd, TILE, each_row, padded, prefetch_apart, prefetch_block};
+use core::ops::Range;
 
 /// Rows of which registers hold the sums, and which are read side by side.
 const FEW: usize = if TILE < 4 { TILE } else { 4 };
 /// Rows of which narrow registers hold the sums with one token.
 const NARROW: usize = if TILE < 2 { TILE } else { 2 };
 
+/// Bytes of the largest tile that the nearest cache has room for, with what else is in it.
+const NEAR_TILE: usize = 4 << 10;
+
+/// Sixteen columns, one for each lane, of the rows of a tile that lie together: floats as a file has them.
+pub(crate) type Chunk = [[u8; 4 * TILE]; LANES];
+/// Chunks of columns that are made floats at once.
+pub(crate) const CHUNKS: usize = 32;
+/// Columns of the rows of a tile as floats, (lanes, chunks): those of a lane follow each other, so that a cache has places for all.
+pub(crate) type Lanes = [[[f32; TILE]; CHUNKS + 1]; LANES];
+
 /// A format of floats.
 pub(crate) trait FloatRows {
     /// Bytes of a number.
     const BYTES: usize;
-    /// The dot products of each of [`TILE`] rows with each of `T` tokens' values: `out` is (T, TILE).
-    /// Asks for as much of `ahead` meanwhile.
-    fn tile<S: Simd, const T: usize>(
-        s: S,
-        rows: &[&[u8]; TILE],
-        ahead: &[u8],
-        x: &[&[f32]; T],
-        out: &mut [[f32; TILE]; T],
-    );
+    /// The dot products of each of [`TILE`] rows with `x`. Asks for as much of `ahead` meanwhile.
+    ///
+    /// Definition, for each row: lane `l` adds the products of the columns `l`, `l + 16`, `l + 32`... in that order, starting
+    /// from zero; columns that are missing at the end count as zero; [`Simd::sum`] adds the lanes.
+    fn product<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], x: &[f32], out: &mut [f32; TILE]);
     /// The same, of rows that lie together in `tile`.
-    fn together<S: Simd, const T: usize>(s: S, tile: &[u8], ahead: &[u8], x: &[&[f32]; T], out: &mut [[f32; TILE]; T]);
+    fn product_together<S: Simd>(s: S, tile: &[u8], ahead: &[u8], x: &[f32], out: &mut [f32; TILE]);
+    /// The whole chunks of rows that lie together in `tile`, where these are floats as they lie.
+    #[inline(always)]
+    fn chunks(tile: &[u8]) -> Option<&[Chunk]> {
+        (Self::BYTES == size_of::<f32>()).then_some(tile.as_chunks().0.as_chunks().0)
+    }
+    /// Makes floats of `chunks`, at most [`CHUNKS`]; what the rows do not have is zero. Asks for as much of `ahead` meanwhile.
+    fn widen<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], chunks: Range<usize>, out: &mut Lanes);
+    /// The same, of rows that lie together in `tile`.
+    fn widen_together<S: Simd>(s: S, tile: &[u8], ahead: &[u8], chunks: Range<usize>, out: &mut Lanes);
 }
 
-/// The dot products of [`TILE`] rows with the values of `T` tokens, `N` bytes to every [`LANES`] values.
-///
-/// Definition, for each pair: lane `l` adds the products of the columns `l`, `l + 16`, `l + 32`... in that order, starting
-/// from zero; columns that are missing at the end count as zero; [`Simd::sum`] adds the lanes.
+/// [`FloatRows::product`], `N` bytes to every [`LANES`] values.
 #[inline(always)]
-fn tile<S: Simd, const N: usize, const T: usize>(
+fn product<S: Simd, const N: usize>(
     s: S,
     (rows, ahead): (&[&[u8]; TILE], &[u8]),
-    x: &[&[f32]; T],
-    out: &mut [[f32; TILE]; T],
+    x: &[f32],
+    out: &mut [f32; TILE],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
-    let mut sums = [[s.splat(0.0); TILE]; T];
-    match T {
-        1 if S::VECTORS < 8 => add_rows::<S, N, T, NARROW>(s, (rows, ahead), x, &mut sums, load),
-        2.. if S::VECTORS == 8 => add_rows::<S, N, T, 1>(s, (rows, ahead), x, &mut sums, load),
-        _ => add_rows::<S, N, T, FEW>(s, (rows, ahead), x, &mut sums, load),
+    let mut sums = [s.splat(0.0); TILE];
+    match S::VECTORS < 8 {
+        true => add_rows::<S, N, NARROW>(s, (rows, ahead), x, &mut sums, load),
+        false => add_rows::<S, N, FEW>(s, (rows, ahead), x, &mut sums, load),
     }
-    for (sums, out) in sums.iter().zip(out) {
-        s.rows_store(s.rows_sums(sums), out);
-    }
+    s.rows_store(s.rows_sums(&sums), out);
 }
 
 /// Fills in the lanes' sums, `GROUP` rows at a time: as many as registers hold the sums of.
 #[inline(always)]
-fn add_rows<S: Simd, const N: usize, const T: usize, const GROUP: usize>(
+fn add_rows<S: Simd, const N: usize, const GROUP: usize>(
     s: S,
     (rows, ahead): (&[&[u8]; TILE], &[u8]),
-    x: &[&[f32]; T],
-    all: &mut [[S::F; TILE]; T],
+    x: &[f32],
+    all: &mut [S::F; TILE],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
-    let n_chunks = x[0].len() / LANES;
-    let tail = n_chunks * LANES;
+    let (xs, tail) = x.as_chunks::<LANES>();
     for first in (0..TILE).step_by(GROUP) {
         let mut chunks: [&[[u8; N]]; GROUP] = [&[]; GROUP];
         for (r, chunks) in chunks.iter_mut().enumerate() {
-            *chunks = &rows[first + r].as_chunks::<N>().0[..n_chunks];
+            *chunks = &rows[first + r].as_chunks::<N>().0[..xs.len()];
         }
-        let mut xs: [&[[f32; LANES]]; T] = [&[]; T];
-        for (xs, x) in xs.iter_mut().zip(x) {
-            *xs = &x.as_chunks::<LANES>().0[..n_chunks];
-        }
-        let mut sums = [[s.splat(0.0); GROUP]; T];
-        for chunk in 0..n_chunks {
-            prefetch_apart(ahead, rows[0].len(), first / GROUP * n_chunks + chunk, GROUP * N);
-            let mut w = [s.splat(0.0); GROUP];
+        let mut sums = [s.splat(0.0); GROUP];
+        for (chunk, x) in xs.iter().enumerate() {
+            prefetch_apart(ahead, rows[0].len(), first / GROUP * xs.len() + chunk, GROUP * N);
+            let x = s.load(x);
             for r in 0..GROUP {
-                w[r] = load(&chunks[r][chunk]);
-            }
-            for t in 0..T {
-                let x = s.load(&xs[t][chunk]);
-                for r in 0..GROUP {
-                    sums[t][r] = s.add(sums[t][r], s.mul(w[r], x));
-                }
+                sums[r] = s.add(sums[r], s.mul(load(&chunks[r][chunk]), x));
             }
         }
         for r in 0..GROUP {
-            let rest = &rows[first + r][n_chunks * N..];
+            let rest = &rows[first + r][xs.len() * N..];
             if !rest.is_empty() {
-                let w = load(&padded(rest));
-                for t in 0..T {
-                    let x = s.load_part(&x[t][tail..]);
-                    sums[t][r] = s.add(sums[t][r], s.mul(w, x));
-                }
+                sums[r] = s.add(sums[r], s.mul(load(&padded(rest)), s.load_part(tail)));
             }
-            for t in 0..T {
-                all[t][first + r] = sums[t][r];
-            }
+            all[first + r] = sums[r];
         }
     }
 }
 
-/// The same for rows that lie together, one to a lane: what [`tile`] has in a lane is a vector here, and nothing is added
+/// The same for rows that lie together, one to a lane: what [`product`] has in a lane is a vector here, and nothing is added
 /// across lanes. Registers hold the sums of `GROUP` lanes that stand `STEP` apart, which [`Simd::sum`]'s tree adds up first.
-#[allow(clippy::needless_range_loop)] // The same number indexes the arrays of every token.
 #[inline(always)]
-fn together<S: Simd, const N: usize, const T: usize, const GROUP: usize, const STEP: usize>(
+fn together<S: Simd, const N: usize, const GROUP: usize, const STEP: usize>(
     s: S,
     (tile, ahead): (&[u8], &[u8]),
-    x: &[&[f32]; T],
-    out: &mut [[f32; TILE]; T],
+    x: &[f32],
+    out: &mut [f32; TILE],
     load: impl Fn(&[u8; N]) -> S::F,
 ) {
     const { assert!(GROUP * STEP == LANES) };
-    let n_chunks = x[0].len() / LANES;
-    let (chunks, rest) = tile.as_chunks::<N>().0.split_at(n_chunks * LANES);
+    let (xs, tail) = x.as_chunks::<LANES>();
+    let (chunks, rest) = tile.as_chunks::<N>().0.split_at(xs.len() * LANES);
     let chunks = chunks.as_chunks::<LANES>().0;
-    let mut xs: [&[[f32; LANES]]; T] = [&[]; T];
-    for t in 0..T {
-        xs[t] = &x[t].as_chunks::<LANES>().0[..chunks.len()];
-    }
-    let mut groups = [[s.splat(0.0); STEP]; T];
+    let mut groups = [s.splat(0.0); STEP];
     for group in 0..STEP {
         // Each a loop of its own, so that most have nothing else to do.
         let mut sums = if group == 0 && !ahead.is_empty() {
-            lanes::<S, N, T, GROUP, STEP>(s, chunks, &xs, group, &load, |index| prefetch_block(ahead, index, N * LANES))
+            lanes::<S, N, GROUP, STEP>(s, chunks, xs, group, &load, |index| prefetch_block(ahead, index, N * LANES))
         } else {
-            lanes::<S, N, T, GROUP, STEP>(s, chunks, &xs, group, &load, |_| {})
+            lanes::<S, N, GROUP, STEP>(s, chunks, xs, group, &load, |_| {})
         };
         for i in 0..GROUP {
             let lane = i * STEP + group;
             if let Some(w) = rest.get(lane) {
-                let w = load(w);
-                for t in 0..T {
-                    sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x[t][n_chunks * LANES + lane])));
-                }
+                sums[i] = s.add(sums[i], s.mul(load(w), s.splat(tail[lane])));
             }
         }
-        for t in 0..T {
-            groups[t][group] = halved(s, sums[t]);
+        groups[group] = halved(s, sums);
+    }
+    let mut rows = [0.0; LANES];
+    s.store(halved(s, groups), &mut rows);
+    out.copy_from_slice(&rows[..TILE]);
+}
+
+/// The same for a tile that is read in order; where registers have no room for the sums of all lanes, memory has.
+#[inline(always)]
+fn together_in_order<S: Simd, const N: usize>(
+    s: S,
+    (tile, ahead): (&[u8], &[u8]),
+    x: &[f32],
+    out: &mut [f32; TILE],
+    load: impl Fn(&[u8; N]) -> S::F,
+) {
+    let (xs, tail) = x.as_chunks::<LANES>();
+    let (chunks, rest) = tile.as_chunks::<N>().0.split_at(xs.len() * LANES);
+    let chunks = chunks.as_chunks::<LANES>().0;
+    let mut sums = [s.splat(0.0); LANES];
+    if ahead.is_empty() {
+        add_in_order(s, chunks, xs, &mut sums, &load, |_| {});
+    } else {
+        add_in_order(s, chunks, xs, &mut sums, &load, |index| prefetch_block(ahead, index, N * LANES));
+    }
+    for (lane, w) in rest.iter().enumerate().take(LANES) {
+        sums[lane] = s.add(sums[lane], s.mul(load(w), s.splat(tail[lane])));
+    }
+    let mut rows = [0.0; LANES];
+    s.store(halved(s, sums), &mut rows);
+    out.copy_from_slice(&rows[..TILE]);
+}
+
+/// Adds the products of chunks to the sums of all lanes.
+#[inline(always)]
+fn add_in_order<S: Simd, const N: usize>(
+    s: S,
+    chunks: &[[[u8; N]; LANES]],
+    xs: &[[f32; LANES]],
+    out: &mut [S::F; LANES],
+    load: impl Fn(&[u8; N]) -> S::F,
+    each_chunk: impl Fn(usize),
+) {
+    let mut sums = *out;
+    for (index, (chunk, x)) in chunks.iter().zip(xs).enumerate() {
+        each_chunk(index);
+        for i in 0..LANES {
+            sums[i] = s.add(sums[i], s.mul(load(&chunk[i]), s.splat(x[i])));
         }
     }
-    for t in 0..T {
-        let mut rows = [0.0; LANES];
-        s.store(halved(s, groups[t]), &mut rows);
-        out[t].copy_from_slice(&rows[..TILE]);
-    }
+    *out = sums;
 }
 
 /// The sums of `GROUP` lanes that stand `STEP` apart, from lane `group` on; calls `each_chunk` with the number of every chunk.
-#[allow(clippy::needless_range_loop)] // The same number indexes the arrays of every token.
 #[inline(always)]
-fn lanes<S: Simd, const N: usize, const T: usize, const GROUP: usize, const STEP: usize>(
+fn lanes<S: Simd, const N: usize, const GROUP: usize, const STEP: usize>(
     s: S,
     chunks: &[[[u8; N]; LANES]],
-    xs: &[&[[f32; LANES]]; T],
+    xs: &[[f32; LANES]],
     group: usize,
     load: impl Fn(&[u8; N]) -> S::F,
     each_chunk: impl Fn(usize),
-) -> [[S::F; GROUP]; T] {
-    let mut sums = [[s.splat(0.0); GROUP]; T];
+) -> [S::F; GROUP] {
+    let xs = &xs[..chunks.len()];
+    let mut sums = [s.splat(0.0); GROUP];
     for index in 0..chunks.len() {
         each_chunk(index);
-        let chunk = chunks[index].as_chunks::<STEP>().0;
+        let (chunk, x) = (chunks[index].as_chunks::<STEP>().0, xs[index].as_chunks::<STEP>().0);
         for i in 0..GROUP {
-            let w = load(&chunk[i][group]);
-            for t in 0..T {
-                let x = xs[t][index].as_chunks::<STEP>().0[i][group];
-                sums[t][i] = s.add(sums[t][i], s.mul(w, s.splat(x)));
-            }
+            sums[i] = s.add(sums[i], s.mul(load(&chunk[i][group]), s.splat(x[i][group])));
         }
     }
     sums
+}
+
+/// [`FloatRows::widen`], `N` bytes to every [`LANES`] values: `columns` makes floats of four bytes of all rows.
+#[inline(always)]
+fn widen<S: Simd, const N: usize, const C: usize>(
+    s: S,
+    (rows, ahead): (&[&[u8]; TILE], &[u8]),
+    chunks: Range<usize>,
+    out: &mut Lanes,
+    columns: impl Fn(S::C) -> [[f32; TILE]; C],
+) {
+    for (index, chunk) in chunks.enumerate() {
+        prefetch_apart(ahead, rows[0].len(), chunk, TILE * N);
+        let rest = each_row!(r => &rows[r][chunk * N..]);
+        let few;
+        let whole = if rest[0].len() >= N {
+            rest
+        } else {
+            few = each_row!(r => padded::<u8, N>(rest[r]));
+            each_row!(r => &few[r][..])
+        };
+        for at in (0..N).step_by(16) {
+            let words = s.columns(&each_row!(r => bytes_at(whole[r], at)));
+            for (word, words) in (at / 4..).zip(words) {
+                for (lane, column) in (word * C..).zip(columns(words)) {
+                    out[lane][index] = column;
+                }
+            }
+        }
+    }
+}
+
+/// [`FloatRows::widen_together`], `N` bytes to a column.
+#[inline(always)]
+fn widen_together<S: Simd, const N: usize>(
+    s: S,
+    (tile, ahead): (&[u8], &[u8]),
+    chunks: Range<usize>,
+    out: &mut Lanes,
+    load: impl Fn(&[u8; N]) -> S::F,
+) {
+    let columns = tile.as_chunks::<N>().0;
+    for (index, chunk) in chunks.enumerate() {
+        prefetch_block(ahead, chunk, N * LANES);
+        let columns = &columns[chunk * LANES..];
+        for lane in 0..LANES {
+            let out = &mut out[lane][index];
+            match (columns.get(lane), out.as_mut_array()) {
+                (Some(column), Some(out)) => s.store(load(column), out),
+                _ => *out = [0.0; TILE],
+            }
+        }
+    }
+}
+
+/// What is in the lanes, as floats of the same bits.
+#[inline(always)]
+fn floats<S: Simd>(s: S, bits: S::C) -> [f32; TILE] {
+    let mut lanes = [0; TILE];
+    s.put(bits, &mut lanes);
+    each_row!(r => f32::from_bits(lanes[r]))
+}
+
+/// The column of floats that are in the lanes.
+#[inline(always)]
+fn columns_f32<S: Simd>(s: S, word: S::C) -> [[f32; TILE]; 1] {
+    [floats(s, word)]
+}
+
+/// Both columns of half floats that are in the lanes.
+#[inline(always)]
+fn columns_f16<S: Simd>(s: S, word: S::C) -> [[f32; TILE]; 2] {
+    let mut out = [[0.0; TILE]; 2];
+    s.rows_store(s.halves(word), &mut out[0]);
+    s.rows_store(s.halves(s.down(word, 16)), &mut out[1]);
+    out
+}
+
+/// Both columns of bfloat16s that are in the lanes.
+#[inline(always)]
+fn columns_bf16<S: Simd>(s: S, word: S::C) -> [[f32; TILE]; 2] {
+    [floats(s, s.up(word, 16)), floats(s, s.and(word, s.all(0xffff_0000)))]
 }
 
 /// The sum of vectors, the second half of them added to the first, and so on.
@@ -202,7 +310,7 @@ fn fold<S: Simd, const N: usize, const HALF: usize>(s: S, v: &mut [S::F; N]) {
 
 /// A format of one number after the other.
 macro_rules! float_format {
-    ($name:ident, $bytes:literal, $bits:ty, $load:ident, $widen:expr, $narrow:expr) => {
+    ($name:ident, $bytes:literal, $bits:ty, $load:ident, $columns:ident, $widen:expr, $narrow:expr) => {
         #[doc = concat!("The ", stringify!($name), " format.")]
         pub(crate) struct $name;
 
@@ -236,40 +344,37 @@ macro_rules! float_format {
             const BYTES: usize = $bytes;
 
             #[inline(always)]
-            fn tile<S: Simd, const T: usize>(
-                s: S,
-                rows: &[&[u8]; TILE],
-                ahead: &[u8],
-                x: &[&[f32]; T],
-                out: &mut [[f32; TILE]; T],
-            ) {
-                tile::<S, { $bytes * LANES }, T>(s, (rows, ahead), x, out, |w| s.$load(w));
+            fn product<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], x: &[f32], out: &mut [f32; TILE]) {
+                product::<S, { $bytes * LANES }>(s, (rows, ahead), x, out, |w| s.$load(w));
             }
 
             #[inline(always)]
-            fn together<S: Simd, const T: usize>(
-                s: S,
-                tile: &[u8],
-                ahead: &[u8],
-                x: &[&[f32]; T],
-                out: &mut [[f32; TILE]; T],
-            ) {
-                let bytes = (tile, ahead);
-                match T {
-                    1 if S::VECTORS > LANES => {
-                        together::<S, { $bytes * LANES }, T, 16, 1>(s, bytes, x, out, |w| s.$load(w))
+            fn product_together<S: Simd>(s: S, tile: &[u8], ahead: &[u8], x: &[f32], out: &mut [f32; TILE]) {
+                // Registers have no room for all sums, or a far tile is read in order, and the sums that do not fit wait in memory.
+                match S::VECTORS {
+                    ..=8 if tile.len() <= NEAR_TILE => {
+                        together::<S, { $bytes * LANES }, 4, 4>(s, (tile, ahead), x, out, |w| s.$load(w))
                     }
-                    1 if S::VECTORS > 8 => together::<S, { $bytes * LANES }, T, 8, 2>(s, bytes, x, out, |w| s.$load(w)),
-                    2.. if S::VECTORS == 8 => {
-                        together::<S, { $bytes * LANES }, T, 1, 16>(s, bytes, x, out, |w| s.$load(w))
+                    9..=LANES if tile.len() <= NEAR_TILE => {
+                        together::<S, { $bytes * LANES }, 8, 2>(s, (tile, ahead), x, out, |w| s.$load(w))
                     }
-                    _ => together::<S, { $bytes * LANES }, T, 4, 4>(s, bytes, x, out, |w| s.$load(w)),
+                    _ => together_in_order::<S, { $bytes * LANES }>(s, (tile, ahead), x, out, |w| s.$load(w)),
                 }
+            }
+
+            #[inline(always)]
+            fn widen<S: Simd>(s: S, rows: &[&[u8]; TILE], ahead: &[u8], chunks: Range<usize>, out: &mut Lanes) {
+                widen::<S, { $bytes * LANES }, { 4 / $bytes }>(s, (rows, ahead), chunks, out, |word| $columns(s, word));
+            }
+
+            #[inline(always)]
+            fn widen_together<S: Simd>(s: S, tile: &[u8], ahead: &[u8], chunks: Range<usize>, out: &mut Lanes) {
+                widen_together::<S, { $bytes * LANES }>(s, (tile, ahead), chunks, out, |w| s.$load(w));
             }
         }
     };
 }
 
-float_format!(F32, 4, u32, load_f32, f32::from_bits, f32::to_bits);
-float_format!(F16, 2, u16, load_f16, f16_to_f32, f32_to_f16);
-float_format!(BF16, 2, u16, load_bf16, bf16_to_f32, f32_to_bf16);
+float_format!(F32, 4, u32, load_f32, columns_f32, f32::from_bits, f32::to_bits);
+float_format!(F16, 2, u16, load_f16, columns_f16, f16_to_f32, f32_to_f16);
+float_format!(BF16, 2, u16, load_bf16, columns_bf16, bf16_to_f32, f32_to_bf16);

@@ -40,7 +40,7 @@ use crate::built;
 pub use activation::{Activation, Quantized, REST, Rest, n_blocks};
 pub(crate) use activation::{quantize as quantize_activation, quantize_rest};
 pub(crate) use any_width::{Q2_W, Q3_W, Q4_W, Q5_W, Q6_W, Q8_W};
-pub(crate) use float::{BF16, F16, F32, FloatRows};
+pub(crate) use float::{BF16, CHUNKS, Chunk, F16, F32, FloatRows, Lanes};
 pub(crate) use iq1_m::IQ1_M;
 pub(crate) use iq1_s::IQ1_S;
 pub(crate) use iq2_s::IQ2_S;

@@ -76,6 +76,10 @@ macro_rules! rows_are_lanes {
             self.load(x)
         }
         #[inline(always)]
+        fn rows_load_f32(self, x: &[u8; 4 * TILE]) -> Self::R {
+            self.load_f32(x)
+        }
+        #[inline(always)]
         fn rows_load_part(self, x: &[f32]) -> Self::R {
             self.load_part(x)
         }
@@ -220,6 +224,12 @@ pub trait Simd: Copy {
     fn rows_splat(self, x: f32) -> Self::R;
     /// A float for each row.
     fn rows_load(self, x: &[f32; TILE]) -> Self::R;
+    /// A little-endian float for each row, at any address.
+    #[inline(always)]
+    fn rows_load_f32(self, x: &[u8; 4 * TILE]) -> Self::R {
+        let floats = x.as_chunks::<4>().0;
+        self.rows_load(&each_row!(r => f32::from_le_bytes(floats[r])))
+    }
     /// Up to [`TILE`] floats, the missing ones zero.
     fn rows_load_part(self, x: &[f32]) -> Self::R;
     /// Writes the floats of the rows.
@@ -554,7 +564,7 @@ impl Isa {
             Kind::Simd128 => kernel.run(wasm::Simd128),
             // The definition; what is not built is never chosen.
             #[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
-            _ => kernel.run(Scalar),
+            _ => scalar::run_scalar(kernel),
         }
     }
 }

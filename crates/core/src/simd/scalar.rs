@@ -13,6 +13,13 @@ fn each<T, const N: usize>(f: impl FnMut(usize) -> T) -> [T; N] {
     core::array::from_fn(f)
 }
 
+/// Runs `kernel` as it is defined; where others run instead, in a function of its own, whose stack they need not have.
+#[cfg(any(test, not(all(target_arch = "wasm32", target_feature = "simd128"))))]
+#[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), inline(never))]
+pub(super) fn run_scalar<K: super::Kernel>(kernel: K) -> K::Output {
+    kernel.run(Scalar)
+}
+
 impl Simd for Scalar {
     type F = [f32; LANES];
     type C = [u32; TILE];

@@ -52,7 +52,7 @@ fn widths(kind: Type) -> &'static [usize] {
         1 if cfg!(miri) => &[19],
         32 if cfg!(miri) => &[32],
         256 if cfg!(miri) => &[256],
-        1 => &[1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 288],
+        1 => &[1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 96, 172, 256, 257, 288, 520],
         32 => &[32, 64, 96, 256, 288],
         _ => &[256, 512, 768],
     }
@@ -96,8 +96,9 @@ fn check_rows(together: &Matrix<'_>, rows: &[Vec<u8>]) {
 /// The bits of the products of the rows of `matrix` with each of `x`, (4, rows).
 fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     let (columns, n_rows) = (matrix.columns, matrix.rows);
-    // Eight tokens are taken at once, or four, and a last one, which is the third again, alone. Miri, which has no wide registers, sees four.
-    let n_fours = if cfg!(miri) { 1 } else { 3 };
+    // Eight tokens are taken at once, or four, of floats up to thirty-two; and a last one, which is the third again, alone. Miri, which has no
+    // wide registers, sees four.
+    let n_fours = if cfg!(miri) { 1 } else { 9 };
     let x = [x.concat().repeat(n_fours), x[2].clone()].concat();
     let n_tokens = 4 * n_fours + 1;
     let n = n_tokens * n_blocks(columns);
