@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use smidgen_core::gguf::Gguf;
 use smidgen_core::kv::PAGE;
 use smidgen_core::model::{Layer, Model};
+use smidgen_core::ops::floats::{ROOM_BYTES, TOKENS};
 use smidgen_core::plan::Plan;
 use smidgen_core::quant::Type;
 use smidgen_core::sample::{Candidate, Sampler};
@@ -82,13 +83,13 @@ struct Kernels {
 /// The kernels of each set, which is code of its own, so that the same run takes more on one processor than on another. Measured
 /// with `--isa`, as `tests/memory.rs` measures them all.
 const KERNELS: &[Kernels] = &[
-    Kernels { isa: "scalar", common: 80, each: 32, alone: 28 },
-    Kernels { isa: "avx2", common: 160, each: 36, alone: 28 },
-    Kernels { isa: "avx512", common: 140, each: 36, alone: 32 },
-    Kernels { isa: "avx512-vnni", common: 152, each: 36, alone: 24 },
+    Kernels { isa: "scalar", common: 96, each: 32, alone: 28 },
+    Kernels { isa: "avx2", common: 160, each: 16, alone: 28 },
+    Kernels { isa: "avx512", common: 140, each: 16, alone: 32 },
+    Kernels { isa: "avx512-vnni", common: 152, each: 16, alone: 24 },
 ];
 /// Those that need the most stand for every set that was not measured.
-const LARGEST_KERNELS: Kernels = Kernels { isa: "sse4.1", common: 172, each: 36, alone: 40 };
+const LARGEST_KERNELS: Kernels = Kernels { isa: "sse4.1", common: 172, each: 16, alone: 40 };
 
 /// What quantizes activations for weights of any quantized type.
 const ACTIVATIONS_KIB: u64 = 72;
@@ -212,6 +213,9 @@ impl Budget {
         }
         add("token ids", (plan.limits().context_tokens + 1) * size_of::<u32>());
         add("sampler", Sampler::scratch_len(params, model.hparams().n_vocab) * size_of::<Candidate>());
+        if plan.limits().batch_tokens >= TOKENS && model.matrices().any(|matrix| !matrix.kind.is_integer()) {
+            add("batches of floats, on stacks", plan.limits().n_threads * ROOM_BYTES);
+        }
         for (name, bytes) in work_lines(gguf, settings) {
             add(name, bytes);
         }

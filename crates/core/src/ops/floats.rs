@@ -6,7 +6,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::matmul::{Part, tile_rows};
-use super::products::{IN_BATCHES, TOKENS};
+use super::products::IN_BATCHES;
+pub use super::products::TOKENS;
 use crate::quant::{CHUNKS, Chunk, FloatRows, Lanes};
 use crate::simd::{Isa, Kernel, LANES, Simd, TILE, padded};
 use crate::workers::Columns;
@@ -14,7 +15,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Tokens that meet weights while these are floats.
-const MANY: usize = 32;
+const MANY: usize = 16;
 
 /// Writes the products of the rows of `part` with every token's values, `x`, as [`FloatRows::product`] defines them.
 pub(super) fn multiply<F: FloatRows>(isa: Isa, part: &Part<'_>, x: &[f32], columns: &mut Columns<'_>) {
@@ -74,6 +75,9 @@ struct Room {
     /// Of each token.
     sums: [Sums; MANY],
 }
+
+/// Bytes of its stack that a thread needs for batches of [`TOKENS`] and more.
+pub const ROOM_BYTES: usize = size_of::<Room>();
 
 impl Room {
     const EMPTY: Room = Room { weights: [[[0.0; TILE]; CHUNKS + 1]; LANES], sums: [[[0.0; TILE]; LANES]; MANY] };

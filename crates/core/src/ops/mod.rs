@@ -1,7 +1,7 @@
 //! The arithmetic of the forward pass, each operation defined once for every machine.
 
 pub mod attention;
-mod floats;
+pub mod floats;
 pub mod hadamard;
 pub mod linear;
 pub mod math;

@@ -8,7 +8,7 @@ use crate::simd::{BLOCK, Isa, Kernel, Simd};
 use crate::workers::Columns;
 
 /// Tokens whose activations meet a lane of weights while it is in a register.
-pub(super) const TOKENS: usize = 4;
+pub const TOKENS: usize = 4;
 
 /// The same where registers hold the sums of so many.
 const MANY: usize = 2 * TOKENS;

@@ -21,7 +21,7 @@ const NEAR_TILE: usize = 4 << 10;
 /// Sixteen columns, one for each lane, of the rows of a tile that lie together: floats as a file has them.
 pub(crate) type Chunk = [[u8; 4 * TILE]; LANES];
 /// Chunks of columns that are made floats at once.
-pub(crate) const CHUNKS: usize = 32;
+pub(crate) const CHUNKS: usize = 16;
 /// Columns of the rows of a tile as floats, (lanes, chunks): those of a lane follow each other, so that a cache has places for all.
 pub(crate) type Lanes = [[[f32; TILE]; CHUNKS + 1]; LANES];
 

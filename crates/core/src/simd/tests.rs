@@ -96,9 +96,9 @@ fn check_rows(together: &Matrix<'_>, rows: &[Vec<u8>]) {
 /// The bits of the products of the rows of `matrix` with each of `x`, (4, rows).
 fn products_of(isa: Isa, matrix: Matrix<'_>, x: &[Vec<f32>]) -> Vec<u32> {
     let (columns, n_rows) = (matrix.columns, matrix.rows);
-    // Eight tokens are taken at once, or four, of floats up to thirty-two; and a last one, which is the third again, alone. Miri, which has no
+    // Eight tokens are taken at once, or four, of floats up to sixteen; and a last one, which is the third again, alone. Miri, which has no
     // wide registers, sees four.
-    let n_fours = if cfg!(miri) { 1 } else { 9 };
+    let n_fours = if cfg!(miri) { 1 } else { 5 };
     let x = [x.concat().repeat(n_fours), x[2].clone()].concat();
     let n_tokens = 4 * n_fours + 1;
     let n = n_tokens * n_blocks(columns);
