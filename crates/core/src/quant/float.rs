@@ -15,7 +15,8 @@ const FEW: usize = if TILE < 4 { TILE } else { 4 };
 /// Rows of which narrow registers hold the sums with one token.
 const NARROW: usize = if TILE < 2 { TILE } else { 2 };
 
-/// Bytes of the largest tile that the nearest cache has room for, with what else is in it.
+/// Bytes of the largest tile that is read once for each few lanes. Larger ones have long rows, as matrices that no cache holds have, and
+/// from memory only what is read in order comes fast.
 const NEAR_TILE: usize = 4 << 10;
 
 /// Sixteen columns, one for each lane, of the rows of a tile that lie together: floats as a file has them.
@@ -132,7 +133,8 @@ fn together<S: Simd, const N: usize, const GROUP: usize, const STEP: usize>(
     out.copy_from_slice(&rows[..TILE]);
 }
 
-/// The same for a tile that is read in order; where registers have no room for the sums of all lanes, memory has.
+/// The same for a tile that is read in order; where registers have no room for the sums of all lanes, memory has. It is [`together`] of
+/// one group, but with loops of its own: those of `lanes` came out as slow as 0.6 of these for AVX2 (docs/adr/0119-float-batches-widened-first.md).
 #[inline(always)]
 fn together_in_order<S: Simd, const N: usize>(
     s: S,
@@ -350,7 +352,7 @@ macro_rules! float_format {
 
             #[inline(always)]
             fn product_together<S: Simd>(s: S, tile: &[u8], ahead: &[u8], x: &[f32], out: &mut [f32; TILE]) {
-                // Registers have no room for all sums, or a far tile is read in order, and the sums that do not fit wait in memory.
+                // A small tile is read as often as registers take to hold the sums of all lanes, a large one once.
                 match S::VECTORS {
                     ..=8 if tile.len() <= NEAR_TILE => {
                         together::<S, { $bytes * LANES }, 4, 4>(s, (tile, ahead), x, out, |w| s.$load(w))
