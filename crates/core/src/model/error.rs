@@ -2,6 +2,7 @@
 
 use super::families::FAMILIES;
 use crate::gguf::Name;
+use crate::quant::IS_FOR_ONE_MODEL;
 use core::fmt;
 
 /// What is wrong with a model.
@@ -37,6 +38,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Key(key) => write!(f, "metadata key '{key}' is missing or of the wrong type"),
+            // The digits of floats take ten kilobytes of code.
+            Error::Value(key, value) if IS_FOR_ONE_MODEL => {
+                write!(f, "metadata key '{key}' has an impossible value, about {}", *value as i64)
+            }
             Error::Value(key, value) => write!(f, "metadata key '{key}' has the impossible value {value}"),
             Error::Word(key, word) => write!(f, "metadata key '{key}' says '{word}', which is not supported"),
             Error::Architecture(name) => {
