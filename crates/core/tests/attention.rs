@@ -6,8 +6,6 @@ use smidgen_core::ops::matmul::Crew;
 use smidgen_core::simd::{Isa, LANES, TILE};
 use smidgen_core::workers::Single;
 
-const N_HEADS: usize = 8;
-const N_KV_HEADS: usize = 2;
 /// Rows of a head: what is behind them lies at the beginning again.
 const N_ROWS: usize = 40;
 const PLACE: Place = Place { start: 0, n_rows: N_ROWS };
@@ -43,7 +41,7 @@ fn run(attention: &Attention<'_>, isa: Isa, n_together: usize) -> [Vec<f32>; 2] 
     attention.run(crew, scores, n_together, &mut out[0]);
     let oldest = (attention.position + 1).saturating_sub(WINDOW);
     let positions = (oldest, attention.position.min(oldest + 5));
-    for head in 0..N_KV_HEADS {
+    for head in 0..attention.n_kv_heads {
         let [keys, values] =
             [attention.keys, attention.values].map(|cache| cache.positions(PLACE, head, positions).concat());
         let old = Old { positions, keys: &keys, values: &values };
@@ -53,12 +51,12 @@ fn run(attention: &Attention<'_>, isa: Isa, n_together: usize) -> [Vec<f32>; 2] 
 }
 
 /// A hundred positions of heads of `head_dim`, `n_tokens` at a time.
-fn check(kind: CacheType, head_dim: usize, n_tokens: usize) {
-    let width = N_KV_HEADS * head_dim;
-    let bytes = N_ROWS * N_KV_HEADS * kind.row_bytes(head_dim);
+fn check(kind: CacheType, (n_heads, n_kv_heads): (usize, usize), head_dim: usize, n_tokens: usize) {
+    let width = n_kv_heads * head_dim;
+    let bytes = N_ROWS * n_kv_heads * kind.row_bytes(head_dim);
     let (mut key_bytes, mut value_bytes) = (vec![0; bytes], vec![0; bytes]);
-    let mut keys = Cache::new(&mut key_bytes, kind, N_KV_HEADS, head_dim);
-    let mut values = Cache::new(&mut value_bytes, kind, N_KV_HEADS, head_dim);
+    let mut keys = Cache::new(&mut key_bytes, kind, n_kv_heads, head_dim);
+    let mut values = Cache::new(&mut value_bytes, kind, n_kv_heads, head_dim);
     let all: Vec<[Vec<f32>; 2]> = (0..100).map(|i| [numbers(width, 2 * i), numbers(width, 2 * i + 1)]).collect();
     assert!(all[0][0] != all[1][0] && all[0][0] != all[0][1], "rows differ");
     for position in (0..all.len() - n_tokens).step_by(n_tokens) {
@@ -66,10 +64,9 @@ fn check(kind: CacheType, head_dim: usize, n_tokens: usize) {
             keys.store(PLACE, position + token, key);
             values.store(PLACE, position + token, value);
         }
-        let query = &numbers(n_tokens * N_HEADS * head_dim, 1000 + position);
+        let query = &numbers(n_tokens * n_heads * head_dim, 1000 + position);
         let (old, window, scale) = (Old::default(), Some(WINDOW), 0.4);
-        let kv_heads = (0, N_KV_HEADS);
-        let (n_heads, n_kv_heads) = (N_HEADS, N_KV_HEADS);
+        let kv_heads = (0, n_kv_heads);
         let (place, keys, values) = (PLACE, &keys, &values);
         let attention = Attention {
             place,
@@ -95,9 +92,9 @@ fn check(kind: CacheType, head_dim: usize, n_tokens: usize) {
             }
         }
         for (index, (query, got)) in query.chunks(head_dim).zip(want.chunks(head_dim)).enumerate() {
-            let (token, head) = (index / N_HEADS, index % N_HEADS);
+            let (token, head) = (index / n_heads, index % n_heads);
             let end = position + token + 1;
-            let first = head / (N_HEADS / N_KV_HEADS) * head_dim;
+            let first = head / (n_heads / n_kv_heads) * head_dim;
             let seen = all[end.saturating_sub(WINDOW)..end].iter();
             let rows: Vec<_> =
                 seen.map(|[key, value]| (&key[first..][..head_dim], &value[first..][..head_dim])).collect();
@@ -112,7 +109,21 @@ fn check(kind: CacheType, head_dim: usize, n_tokens: usize) {
 fn any_number_of_positions_on_every_instruction_set() {
     for (kind, head_dim) in [(CacheType::F32, 8), (CacheType::F16, 8), (CacheType::F32, 4), (CacheType::F32, 24)] {
         for n_tokens in [1, 3] {
-            check(kind, head_dim, n_tokens);
+            check(kind, (8, 2), head_dim, n_tokens);
         }
+    }
+}
+
+#[test]
+fn two_heads_at_once_on_every_instruction_set() {
+    // Odd numbers of heads that keep keys leave one alone; three vectors are two and one.
+    for (kind, heads, head_dim) in [
+        (CacheType::F32, (6, 3), 8),
+        (CacheType::F16, (4, 2), 16),
+        (CacheType::F32, (3, 3), 48),
+        (CacheType::F16, (2, 2), 32),
+        (CacheType::F32, (6, 2), 12),
+    ] {
+        check(kind, heads, head_dim, 1);
     }
 }

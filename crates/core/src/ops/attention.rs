@@ -6,7 +6,8 @@
 //!
 //! Queries that look at the same head of the cache (of several tokens, or of several heads that share one) walk through it
 //! together, so that a cached row is read once for all of them. Each has sums of its own, to which positions are added in order,
-//! so its bits are those that it has alone.
+//! so its bits are those that it has alone. The adds of a sum wait for one another: where a head has few sums, two heads are walked through at
+//! once.
 
 // The same number indexes the arrays of every query; iterators over several at once are calls in functions as large as these.
 #![allow(clippy::needless_range_loop)]
@@ -23,6 +24,10 @@ use core::ops::Range;
 /// Queries that walk through the cache together, at most. Where there are no vectors, or no room for code and scores, each goes
 /// alone.
 pub(crate) const QUERIES: usize = if TILE == LANES && !quant::IS_FOR_ONE_MODEL { 4 } else { 1 };
+/// Heads of the cache that are walked through at once where the sums of one are fewer than [`SUMS`].
+const PAIR: usize = 2;
+/// Sums that keep a processor busy: an add takes about as many steps, and in each another can begin.
+const SUMS: usize = 4;
 /// Products of a query and a key below which waking another thread costs more than it saves.
 const SMALL_JOB: usize = 1 << 13;
 
@@ -94,10 +99,13 @@ impl Attention<'_> {
         let sharing = self.n_heads / self.n_kv_heads;
         let (first, end) = self.kv_heads;
         let n_heads = if is_prompt || end - first < workers.n_workers() { 1 } else { sharing };
+        let is_alone = self.query.len() == width && n_heads == sharing;
+        let has_few = sharing * self.head_dim.div_ceil(LANES) < SUMS && PAIR * sharing <= n_together;
+        let n_paired = if is_alone && has_few && end - first >= PAIR * workers.n_workers() { PAIR } else { 1 };
         let scratch_len = scores.len() / workers.n_workers();
         let scratch = (scores, scratch_len);
         let range = first * sharing * self.head_dim..end * sharing * self.head_dim;
-        let tasks = (n_heads * self.head_dim, usize::MAX);
+        let tasks = (n_paired * n_heads * self.head_dim, usize::MAX);
         split(workers, out, (width, range), tasks, scratch, &|scores, mut columns| {
             let n_tokens = columns.n_rows();
             let first = columns.range().start / self.head_dim;
@@ -147,7 +155,7 @@ impl Attention<'_> {
         Query { x: &self.query[at..at + self.head_dim], token, column: head * self.head_dim, start, end }
     }
 
-    /// The outputs of queries that look at the same head of the cache, that of head `first`.
+    /// The outputs of queries that look at the same head of the cache, that of head `first`, or those of one token at it and the next.
     fn attend(
         &self,
         crew: Crew<'_>,
@@ -156,7 +164,10 @@ impl Attention<'_> {
         scores: &mut [f32],
         columns: &mut Columns<'_>,
     ) {
-        let kv_head = first / (self.n_heads / self.n_kv_heads);
+        let kv_head = |query: &Query<'_>| (first + query.column / self.head_dim) / (self.n_heads / self.n_kv_heads);
+        let (Some(first), Some(last)) = (queries.first().map(kv_head), queries.last().map(kv_head)) else { return };
+        let n_heads = last - first + 1;
+        let n_each = queries.len() / n_heads;
         let start = queries.iter().map(|query| query.start).min().unwrap_or(0);
         let end = queries.iter().map(|query| query.end).max().unwrap_or(0);
 
@@ -164,12 +175,17 @@ impl Attention<'_> {
         let seen = core::array::from_fn(|index| {
             queries.get(index).map_or(0..0, |query: &Query<'_>| query.start - start..query.end - start)
         });
-        let keys = self.rows((self.keys, self.old.keys), kv_head, (start, end));
-        let score = Score { queries, keys, scale: self.scale, scores, stride };
-        run_cached(crew, self.keys.kind(), score);
+        for (index, queries) in queries.chunks(n_each).enumerate() {
+            let keys = self.rows((self.keys, self.old.keys), first + index, (start, end));
+            let scores = &mut scores[index * n_each * stride..];
+            run_cached(crew, self.keys.kind(), Score { queries, keys, scale: self.scale, scores, stride });
+        }
         crew.isa.run(Softmax { scores, stride, seen: &seen[..queries.len()] });
-        let values = self.rows((self.values, self.old.values), kv_head, (start, end));
-        let mix = Mix { weights: scores, stride, seen, values, head_dim: self.head_dim, queries, columns };
+        let mut values = [Rows::default(); PAIR];
+        for (index, values) in values[..n_heads].iter_mut().enumerate() {
+            *values = self.rows((self.values, self.old.values), first + index, (start, end));
+        }
+        let mix = Mix { weights: scores, stride, seen, values, n_heads, head_dim: self.head_dim, queries, columns };
         run_cached(crew, self.values.kind(), mix);
     }
 
@@ -190,7 +206,7 @@ impl Attention<'_> {
 const FIRST_PIECE: usize = if quant::IS_FOR_ONE_MODEL { 1 } else { 0 };
 
 /// Cached rows of one head, positions in order, in a few pieces.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Rows<'a> {
     pieces: [&'a [u8]; 3],
     /// Rows of each piece.
@@ -394,7 +410,10 @@ struct Mix<'a, 'b, 'c> {
     stride: usize,
     /// The rows that each query sees.
     seen: [Range<usize>; QUERIES],
-    values: Rows<'a>,
+    /// The rows of each head.
+    values: [Rows<'a>; PAIR],
+    /// Heads of the cache: where there are two, as many queries look at each, and all of them see the same positions.
+    n_heads: usize,
     head_dim: usize,
     queries: &'a [Query<'b>],
     columns: &'a mut Columns<'c>,
@@ -403,37 +422,45 @@ struct Mix<'a, 'b, 'c> {
 impl CacheKernel for Mix<'_, '_, '_> {
     #[inline(always)]
     fn run<S: Simd, C: CacheFormat>(mut self, s: S) {
-        with_queries!(s, S, at, self.queries.len(), T => self.several::<S, C, T>(s, at));
+        if QUERIES > 1 && self.n_heads == PAIR {
+            return match self.queries.len() {
+                PAIR => self.several::<S, C, PAIR, PAIR>(s, 0),
+                _ => self.several::<S, C, { 2 * PAIR }, PAIR>(s, 0),
+            };
+        }
+        with_queries!(s, S, at, self.queries.len(), T => self.several::<S, C, T, 1>(s, at));
     }
 }
 
 impl Mix<'_, '_, '_> {
-    /// The outputs of `T` queries from number `at` on.
+    /// The outputs of `T` queries from number `at` on, which look at `H` heads.
     ///
     /// Vectors are mixed side by side where a head has several: the adds of one wait for each other, those of another do not.
     #[inline(always)]
-    fn several<S: Simd, C: CacheFormat, const T: usize>(&mut self, s: S, at: usize) {
+    fn several<S: Simd, C: CacheFormat, const T: usize, const H: usize>(&mut self, s: S, at: usize) {
         let n = self.head_dim;
         let mut column = 0;
         while column < n {
             column += match (n - column) / LANES {
                 // Each a loop of its own, where what it loads is known beforehand.
                 0 if C::IS_PLAIN && S::SUMS_HALVES && n - column == LANES / 2 => {
-                    self.vectors::<S, C, T, 1>(s, at, column, LANES / 2)
+                    self.vectors::<S, C, T, H, 1>(s, at, column, LANES / 2)
                 }
-                0 => self.vectors::<S, C, T, 1>(s, at, column, n - column),
-                1 => self.vectors::<S, C, T, 1>(s, at, column, LANES),
-                2 | 3 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
+                0 => self.vectors::<S, C, T, H, 1>(s, at, column, n - column),
+                // Two of two queries each have one vector: with more, one has sums enough.
+                _ if T > 2 && H > 1 => self.vectors::<S, C, T, H, 1>(s, at, column, LANES),
+                1 => self.vectors::<S, C, T, H, 1>(s, at, column, LANES),
+                2 | 3 => self.vectors::<S, C, T, H, 2>(s, at, column, LANES),
                 // Two queries take as many registers as one with twice the vectors.
-                _ if S::VECTORS <= 8 && T > 1 => self.vectors::<S, C, T, 2>(s, at, column, LANES),
-                _ => self.vectors::<S, C, T, 4>(s, at, column, LANES),
+                _ if (S::VECTORS <= 8 && T > 1) || H > 1 => self.vectors::<S, C, T, H, 2>(s, at, column, LANES),
+                _ => self.vectors::<S, C, T, H, 4>(s, at, column, LANES),
             };
         }
     }
 
     /// `N` vectors of `width` lanes from column `first` on; gives how many columns that are.
     #[inline(always)]
-    fn vectors<S: Simd, C: CacheFormat, const T: usize, const N: usize>(
+    fn vectors<S: Simd, C: CacheFormat, const T: usize, const H: usize, const N: usize>(
         &mut self,
         s: S,
         at: usize,
@@ -446,17 +473,17 @@ impl Mix<'_, '_, '_> {
         let start = seen.iter().map(|seen| seen.start).max().unwrap_or(0);
         let end = seen.iter().map(|seen| seen.end).min().unwrap_or(0).max(start);
         let columns = (first, width);
-        if T > 1 {
+        if T > 1 && H == 1 {
             for (t, seen) in seen.iter().enumerate() {
                 let before = seen.start..start.min(seen.end);
-                [sums[t]] = self.walk::<S, C, 1, N>(s, at + t, before, columns, [sums[t]]);
+                [sums[t]] = self.walk::<S, C, 1, 1, N>(s, at + t, before, columns, [sums[t]]);
             }
         }
-        sums = self.walk::<S, C, T, N>(s, at, start..end, columns, sums);
-        if T > 1 {
+        sums = self.walk::<S, C, T, H, N>(s, at, start..end, columns, sums);
+        if T > 1 && H == 1 {
             for (t, seen) in seen.iter().enumerate() {
                 let behind = end.max(seen.start).min(seen.end)..seen.end;
-                [sums[t]] = self.walk::<S, C, 1, N>(s, at + t, behind, columns, [sums[t]]);
+                [sums[t]] = self.walk::<S, C, 1, 1, N>(s, at + t, behind, columns, [sums[t]]);
             }
         }
         for (query, sums) in self.queries[at..].iter().zip(sums) {
@@ -470,7 +497,7 @@ impl Mix<'_, '_, '_> {
 
     /// `sums` of the queries from number `at` on and what `rows` add to them, in order.
     #[inline(always)]
-    fn walk<S: Simd, C: CacheFormat, const T: usize, const N: usize>(
+    fn walk<S: Simd, C: CacheFormat, const T: usize, const H: usize, const N: usize>(
         &self,
         s: S,
         at: usize,
@@ -478,31 +505,36 @@ impl Mix<'_, '_, '_> {
         (first, width): (usize, usize),
         mut sums: [[S::F; N]; T],
     ) -> [[S::F; N]; T] {
-        let row_bytes = self.values.row_bytes;
+        let row_bytes = self.values[0].row_bytes;
         let mut before = 0;
-        for piece in FIRST_PIECE..self.values.pieces.len() {
-            let behind = before + self.values.counts[piece];
+        for piece in FIRST_PIECE..self.values[0].pieces.len() {
+            let behind = before + self.values[0].counts[piece];
             let (start, end) = (rows.start.max(before), rows.end.min(behind));
             let first_row = start - before;
             before = behind;
             if start >= end {
                 continue;
             }
-            let values = &self.values.pieces[piece][first_row * row_bytes..][..(end - start) * row_bytes];
+            let mut values = [&[][..]; H];
+            for h in 0..H {
+                values[h] = &self.values[h].pieces[piece][first_row * row_bytes..][..(end - start) * row_bytes];
+            }
             let mut weights = [&self.weights[..0]; T];
             for t in 0..T {
                 weights[t] = &self.weights[(at + t) * self.stride..][start..end];
             }
             for row in 0..end - start {
-                let value = &values[row * row_bytes..][..row_bytes];
-                let mut vectors = [s.splat(0.0); N];
-                for i in 0..N {
-                    vectors[i] = C::load(s, value, first + i * LANES, width);
-                }
-                for t in 0..T {
-                    let weight = s.splat(weights[t][row]);
+                for h in 0..H {
+                    let value = &values[h][row * row_bytes..][..row_bytes];
+                    let mut vectors = [s.splat(0.0); N];
                     for i in 0..N {
-                        sums[t][i] = s.add(sums[t][i], s.mul(weight, vectors[i]));
+                        vectors[i] = C::load(s, value, first + i * LANES, width);
+                    }
+                    for t in h * T / H..(h + 1) * T / H {
+                        let weight = s.splat(weights[t][row]);
+                        for i in 0..N {
+                            sums[t][i] = s.add(sums[t][i], s.mul(weight, vectors[i]));
+                        }
                     }
                 }
             }
