@@ -20,8 +20,8 @@ use crate::packed::{Index, PackedFile};
 /// The windows get at most this share of the memory for weights or of what is streamed, whichever is more: larger ones are read faster,
 /// but keep fewer weights.
 const WINDOWS_SHARE: u64 = 8;
-/// Larger windows get at most this share of what is streamed.
-const LARGER_SHARE: u64 = 32;
+/// Windows larger than [`Windows::LARGE`] get at most this share of what is streamed.
+const LARGER_SHARE: u64 = 28;
 /// Tensors that are read in less than half a window are held first if they are at most this share of what could be streamed.
 const SHORT_SHARE: u64 = 8;
 /// A reader's thread: what it uses of its stack, and what the system keeps of a thread.
@@ -210,8 +210,8 @@ impl Windows {
     /// know; together they have the size of a large page.
     pub const LARGE: Self = Windows { count: 4, bytes: 512 << 10 };
 
-    /// Those where so much is streamed that what they keep from being kept is little of it: they have the size of two large pages.
-    const LARGER: Self = Windows { count: 4, bytes: 1 << 20 };
+    /// The size of each where so much is streamed that what they keep from being kept is little of it, at most: larger reads are no faster.
+    const LARGEST_BYTES: usize = 2 << 20;
 
     /// None.
     const NONE: Self = Windows { count: 0, bytes: SECTOR };
@@ -282,15 +282,19 @@ fn tensors_in_order(model: &Model<'_>, gguf: &Gguf<'_>) -> (Vec<Stored>, usize) 
 }
 
 /// Windows for `rest` bytes of memory when about `streamed` are not kept: large ones where there is room, though no larger than a tensor
-/// of at most `largest` bytes fills, and in any case two that hold the longest row. Where they are beyond one large page they fill two.
+/// of at most `largest` bytes fills, and in any case two that hold the longest row. Where they are beyond one large page they fill two or four.
 fn choose_windows(rest: u64, streamed: u64, longest_row: usize, largest: u64) -> Windows {
     let least = window_bytes(longest_row);
     let most = usize::try_from(largest)
         .map_or(Windows::LARGE.bytes, |largest| window_bytes(largest).min(Windows::LARGE.bytes));
     let half = rest.saturating_sub(Windows::LARGE.n_readers() as u64 * READER_BYTES) / 2;
-    let larger = Windows::LARGER;
-    let is_little = larger.total() <= (streamed / LARGER_SHARE).min(half);
-    if is_little && least <= larger.bytes && larger.bytes as u64 <= largest {
+    let mut larger = Windows::LARGE;
+    let is_little = |total: u64| total <= (streamed / LARGER_SHARE).min(half);
+    let is_filled = |bytes: usize| bytes as u64 <= largest;
+    while larger.bytes < Windows::LARGEST_BYTES && is_little(2 * larger.total()) && is_filled(2 * larger.bytes) {
+        larger.bytes *= 2;
+    }
+    if larger != Windows::LARGE && least <= larger.bytes {
         return larger;
     }
     let share = (rest / WINDOWS_SHARE).max((streamed / WINDOWS_SHARE).min(half));
@@ -347,20 +351,21 @@ mod tests {
 
     #[test]
     fn windows_fit_and_grow_with_the_memory_for_weights() {
-        for streamed in [0, 1 << 20, 100 << 20, 200 << 20] {
+        let cases = [(0, 2), (1 << 20, 2), (100 << 20, 2), (200 << 20, 4), (300 << 20, 8)];
+        for (streamed, most) in cases {
             for longest_row in [100, 5000] {
                 let mut before = 0;
                 for rest in (0..20 << 20).step_by(40_093) {
-                    let windows = choose_windows(rest, streamed, longest_row, 1 << 20);
+                    let windows = choose_windows(rest, streamed, longest_row, 2 << 20);
                     let are_least = windows == Windows { count: 2, bytes: window_bytes(longest_row) };
                     assert!(are_least || windows.with_readers() <= rest, "{windows:?} in {rest}");
                     assert!(windows.total() >= before, "{windows:?} in {rest}");
                     before = windows.total();
                 }
-                let most = if streamed == 200 << 20 { Windows::LARGER } else { Windows::LARGE };
-                assert_eq!(before, most.total());
+                assert_eq!(before, most << 20, "of {streamed}");
             }
         }
+        assert_eq!(choose_windows(20 << 20, 300 << 20, 100, 2_000_000).bytes, 1 << 20, "no larger than a tensor");
         let few = |streamed| choose_windows(5 << 20, streamed, 100, 1 << 20);
         assert!(few(100 << 20) == Windows::LARGE && few(1 << 20).total() < 1 << 20, "larger where more is streamed");
     }
