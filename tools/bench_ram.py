@@ -9,7 +9,7 @@ the kernel's own throttle (blkio.throttle.read_bps_device) at 50 MB/s, a Raspber
 the page cache, and llama.cpp enters its cgroup after its libraries are loaded, so that only what the model takes is counted. Both
 decode greedily with one thread and exact (F32) caches of 256 tokens, for --seconds or two tokens at least; rates are of the tokens
 after the first, and medians of --rounds in which the programs take turns (a run that takes longer than --seconds and five is not repeated).
-Every run of smidgen is held against its bound: the disk's rate, measured before and after the run, and a run without a cap of the same round;
+Every run of smidgen is held against its bound: the disk's rate in reads of 2 MiB, measured before and after the run, and a run without a cap of the same round;
 "of_bound" is the median of the runs' shares. Beside what was planned (bytes for each token, tokens per second by `smidgen probe`) stands what was
 measured, bytes by the kernel's own count (blkio.throttle.io_service_bytes). A program that ends unexpectedly has a row that says so, and
 what does not fit in --minutes has none but is counted. With `--alone` only smidgen runs, at each cap of a share of the file and
@@ -20,6 +20,7 @@ import argparse
 import ctypes
 import json
 import math
+import mmap
 import os
 import re
 import resource
@@ -200,13 +201,32 @@ def count(device):
     Group(None, device, "1e6").remove()
 
 
-def storage_rate(arguments, path, device, disk):
-    """Bytes in a second that the disk gives, read in order and past the page cache."""
+def storage_rate(path, device, disk):
+    """Bytes in a second that the disk gives to whoever asks best, as far as we know: see `read_in_order`."""
     group = Group(None, device, disk)
-    words = [arguments.smidgen, "probe", path, "--storage-only", "--json"]
-    done = group.run(words)
+    done = group.run([sys.executable, __file__, "--read", path])
     group.remove()
-    return json.loads(done.stdout)["storage_bytes_per_s"][str(device)]
+    return float(done.stdout)
+
+
+def read_in_order(path):
+    """Reads a file for a second or two, past the page cache, 2 MiB at a time into one large page: as large as any read of smidgen's, and
+    nobody looks at what was read. Prints bytes in a second."""
+    piece = 2 << 20
+    room = mmap.mmap(-1, 2 * piece)
+    room.madvise(mmap.MADV_HUGEPAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    begin = -address % piece
+    page = memoryview(room)[begin : begin + piece]
+    page[:] = bytes(piece)
+    file = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    # Whole pieces; of a file that has none, what there is.
+    size = max(os.stat(path).st_size // piece, 1) * piece
+    at, n_read, began = 0, 0, time.monotonic()
+    while time.monotonic() - began < 2:
+        n_read += os.preadv(file, [page], at)
+        at = (at + piece) % size
+    print(n_read / (time.monotonic() - began))
 
 
 def alone(arguments, path, disk):
@@ -261,10 +281,10 @@ def timed(path, cap, place, run):
 def bounded(path, cap, free, place, arguments, prompt=PROMPT):
     """One run of smidgen, held against its bound: the disk's rate, measured before and after it, and the run without a cap, `free`."""
     # Without a cap nothing is read for a token.
-    rate = storage_rate(arguments, path, *place) if cap else math.inf
+    rate = storage_rate(path, *place) if cap else math.inf
     said = timed(path, cap, place, lambda group: ours(group, path, cap, rate, arguments, prompt))
     if free and "tokens_per_s" in said and "tokens_per_s" in free:
-        rate = (rate + storage_rate(arguments, path, *place)) / 2
+        rate = (rate + storage_rate(path, *place)) / 2
         # No run can be faster than its disk, nor than one whose weights are all in memory.
         bound = min(rate / max(said["bytes_read_per_token"], 1), free["tokens_per_s"])
         said |= {"storage_bytes_per_s": int(rate), "bound_tokens_per_s": bound, "of_bound": said["tokens_per_s"] / bound}
@@ -339,6 +359,8 @@ def kept(arguments, rows_of):
 def main():
     if sys.argv[1] == "--peer":
         return peer(*sys.argv[2:])
+    if sys.argv[1] == "--read":
+        return read_in_order(sys.argv[2])
     parser = argparse.ArgumentParser()
     parser.add_argument("smidgen")
     parser.add_argument("files", nargs="+")
