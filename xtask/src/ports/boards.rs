@@ -88,6 +88,9 @@ fn try_board(board: &Board, desktop: &Desktop) -> Result<(Counts, Value), Stop> 
     let story = Story { model: &model, context_tokens: board.context_tokens, n_new, cache: board.cache };
     let expected = desktop.tell(&story)?;
     let (program_path, needs) = build(board, &story)?;
+    if names(&program_path, &crate::root())? {
+        return Err(Stop::Failed("it names the folder of the checkout, by which its size would differ".into()));
+    }
     let mut emulator = program(board.emulator[0], &board.emulator[1..]);
     emulator.args(["-nographic", "-icount", "shift=0,sleep=off", "-kernel"]).arg(&program_path);
     if board.emulator[0] == ARM {
@@ -102,6 +105,13 @@ fn try_board(board: &Board, desktop: &Desktop) -> Result<(Counts, Value), Stop> 
         }
     }
     Ok((Counts { passed: 3, failed: 0 }, row))
+}
+
+/// Whether the file at `path` says `folder` somewhere.
+fn names(path: &Path, folder: &Path) -> Result<bool, Stop> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let folder = folder.as_os_str().as_encoded_bytes();
+    Ok(bytes.windows(folder.len()).any(|window| window == folder))
 }
 
 /// The number in the row `place`, `part` of the table that `smidgen export firmware` prints; 0 where there is none.
@@ -155,6 +165,14 @@ fn version() -> Result<String, Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_a_program_names_is_found() {
+        let of_this_test = std::env::current_exe().unwrap();
+        assert!(matches!(names(&of_this_test, Path::new(env!("CARGO_MANIFEST_DIR"))), Ok(true)));
+        assert!(matches!(names(&of_this_test, &Path::new("/no/such/folder").join("as this")), Ok(false)));
+        assert!(names(Path::new("no such program"), Path::new("/")).is_err());
+    }
 
     #[test]
     fn what_the_export_says_is_read() {
