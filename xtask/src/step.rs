@@ -71,6 +71,8 @@ pub(crate) struct Report {
     counts: Counts,
     lines: Vec<String>,
     skipped: Vec<String>,
+    /// The first lines of steps that failed, once more: who reads the end of a long output wants to see them there.
+    failed: Vec<String>,
 }
 
 impl Report {
@@ -119,6 +121,9 @@ impl Report {
         self.counts.failed += counts.failed;
         let line = format!("{seconds:8.1} s  {name}: {word}");
         say(&line);
+        if counts.failed > 0 {
+            self.failed.extend(line.lines().next().map(str::to_owned));
+        }
         self.lines.push(line);
         counts.failed == 0
     }
@@ -128,17 +133,10 @@ impl Report {
         self.lines.push(line);
     }
 
-    /// The steps that failed, a line each: who reads the end of a long output wants to see them there.
-    fn failed(&self) -> impl Iterator<Item = &str> {
-        let failed = self.lines.iter().filter(|line| line.contains(": FAILED: "));
-        failed.filter_map(|line| line.lines().next())
-    }
-
     /// Prints what each step took, what was skipped, what failed and, as the last line, how many tests passed and failed.
     pub(crate) fn close(&self) -> ExitCode {
         say("\n==> summary");
-        self.lines.iter().chain(&self.skipped).for_each(|line| say(line));
-        self.failed().for_each(say);
+        self.lines.iter().chain(&self.skipped).chain(&self.failed).for_each(|line| say(line));
         say(&format!("{} passed, {} failed", self.counts.passed, self.counts.failed));
         ExitCode::from(u8::from(self.counts.failed > 0))
     }
@@ -286,7 +284,7 @@ mod tests {
         assert_eq!(format!("{:?}", report.close()), format!("{:?}", ExitCode::SUCCESS));
         assert!(!report.step("c", |_| Ok(Counts { passed: 1, failed: 1 })));
         assert!(!report.step("d", |_| Err(Stop::Failed("it broke\nin two lines".into()))));
-        let failed: Vec<&str> = report.failed().filter_map(|line| line.split("s  ").nth(1)).collect();
+        let failed: Vec<&str> = report.failed.iter().filter_map(|line| line.split("s  ").nth(1)).collect();
         assert_eq!(failed, ["c: FAILED: 1 of its tests", "d: FAILED: it broke"]);
         assert_eq!(report.counts, Counts { passed: 4, failed: 2 });
         assert_eq!(report.skipped, ["skipped: b, no emulator"]);
